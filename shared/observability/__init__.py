@@ -1,0 +1,1 @@
+"""Logs, metrics, traces, and the HTTP endpoint that shows metrics and health."""
