@@ -1,0 +1,1 @@
+"""The `kb` command line: runs a stack on one machine and talks to its services."""

@@ -1,0 +1,1 @@
+"""Embedding models: found, exported, run and cached. `factory.py` is where a service begins."""

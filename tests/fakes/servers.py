@@ -1,0 +1,322 @@
+# ruff: noqa: N802 - methods are named as the RPCs are
+"""Both services in memory behind real gRPC servers on loopback ports, for tests of clients.
+
+Keyword search is "shares a word"; there are no vectors. Threads, not asyncio, so that synchronous tests can run an event loop of their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import timestamp_pb2
+
+from shared.errors import AlreadyExistsError, ConflictError, InvalidArgumentError, KnowledgeBeastError, NotFoundError
+from shared.filters import compile_filter
+from shared.gen.knowledgebeast.common.v1 import types_pb2
+from shared.gen.knowledgebeast.indexer.v1 import indexer_pb2, indexer_pb2_grpc, project_pb2, project_pb2_grpc
+from shared.gen.knowledgebeast.ops.v1 import status_pb2, status_pb2_grpc
+from shared.gen.knowledgebeast.query.v1 import query_pb2, query_pb2_grpc
+from shared.rpc.convert import metadata_from_struct
+from shared.rpc.convert_filter import filter_from_proto
+from shared.rpc.status import item_error, to_status
+
+_NOW = timestamp_pb2.Timestamp(seconds=1_750_000_000)
+REFUSED = "refuse me"  # a document whose text is this is refused
+
+
+def _abort(context: grpc.ServicerContext, error: KnowledgeBeastError) -> NoReturn:
+    status = to_status(error)
+    context.set_trailing_metadata(status.trailing_metadata)
+    context.abort(status.code, status.message)
+    raise AssertionError("abort raises")
+
+
+class _State:
+    """What both services share."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.projects: dict[str, project_pb2.Project] = {}
+        self.documents: dict[str, dict[str, indexer_pb2.Document]] = {}
+        self.degradations: list[query_pb2.Degradation] = []
+        self.status = status_pb2.SERVICE_STATUS_HEALTHY
+        self.vectors_behind = 0
+        self.page = 2
+        self.requests: list[Any] = []
+        self.acknowledge = threading.Event()
+        self.acknowledge.set()
+        self.fail_after: int | None = None
+        self.began = threading.Event()
+        self.ended = threading.Event()
+        self.batches = 0
+
+    def project(self, identity: str, context: grpc.ServicerContext) -> project_pb2.Project:
+        with self.lock:
+            if (found := self.projects.get(identity)) is not None:
+                return found
+        _abort(context, NotFoundError(f"there is no project {identity}"))
+
+    def write(self, project: project_pb2.Project, document: indexer_pb2.DocumentInput, index: int) -> indexer_pb2.DocumentResult:
+        if document.text == REFUSED:
+            error = InvalidArgumentError.of(f"documents[{index}].text", "is refused by this fake")
+            return indexer_pb2.DocumentResult(document_id=document.id, index=index, error=item_error(error))
+        with self.lock:
+            documents = self.documents[project.id]
+            old = documents.get(document.id)
+            content = repr((document.title, document.text, sorted(document.metadata.items())))
+            if old is not None and old.content_hash == content:
+                receipt = indexer_pb2.WriteReceipt(sequence=old.sequence, unchanged=True, chunk_count=1)
+                return indexer_pb2.DocumentResult(document_id=document.id, index=index, written=receipt)
+            project.head_sequence += 1
+            project.vector_sequence = max(0, project.head_sequence - self.vectors_behind)
+            chunk = types_pb2.Chunk(id=f"{document.id}#0", text=document.text, end_offset=len(document.text))
+            documents[document.id] = indexer_pb2.Document(
+                id=document.id,
+                title=document.title,
+                text=document.text,
+                metadata=document.metadata,
+                sequence=project.head_sequence,
+                update_time=_NOW,
+                create_time=_NOW,
+                chunks=[chunk],
+                chunk_count=1,
+                content_hash=content,
+            )
+            project.document_count = project.chunk_count = len(documents)
+            receipt = indexer_pb2.WriteReceipt(sequence=project.head_sequence, chunk_count=1)
+            return indexer_pb2.DocumentResult(document_id=document.id, index=index, written=receipt)
+
+
+def _token(project: project_pb2.Project) -> str:
+    return f"{project.epoch}:{project.head_sequence}"
+
+
+class _Projects(project_pb2_grpc.ProjectServiceServicer):
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    def CreateProject(self, request: project_pb2.CreateProjectRequest, context: grpc.ServicerContext) -> project_pb2.CreateProjectResponse:
+        project = project_pb2.Project()
+        project.CopyFrom(request.project)
+        project.embedding_model = project.embedding_model or "fake-model"
+        project.state, project.epoch, project.etag, project.generation = project_pb2.Project.STATE_ACTIVE, "epoch", "1", 1
+        project.create_time.CopyFrom(_NOW)
+        project.update_time.CopyFrom(_NOW)
+        with self._state.lock:
+            self._state.requests.append(request)
+            if project.id not in self._state.projects:
+                self._state.projects[project.id] = project
+                self._state.documents[project.id] = {}
+                return project_pb2.CreateProjectResponse(project=project)
+        _abort(context, AlreadyExistsError(f"there is a project {project.id} already"))
+
+    def GetProject(self, request: project_pb2.GetProjectRequest, context: grpc.ServicerContext) -> project_pb2.GetProjectResponse:
+        project = self._state.project(request.project_id, context)
+        answer = project_pb2.GetProjectResponse(project=project)
+        with self._state.lock:  # the vectors come closer with each look
+            project.vector_sequence = min(project.head_sequence, project.vector_sequence + 1)
+        return answer
+
+    def ListProjects(self, request: project_pb2.ListProjectsRequest, context: grpc.ServicerContext) -> project_pb2.ListProjectsResponse:
+        with self._state.lock:
+            names = sorted(self._state.projects)
+            start = int(request.page_token or 0)
+            end = start + self._state.page
+            page = [self._state.projects[name] for name in names[start:end]]
+            return project_pb2.ListProjectsResponse(projects=page, next_page_token=str(end) if end < len(names) else "")
+
+    def UpdateProject(self, request: project_pb2.UpdateProjectRequest, context: grpc.ServicerContext) -> project_pb2.UpdateProjectResponse:
+        project = self._state.project(request.project.id, context)
+        if request.project.etag and request.project.etag != project.etag:
+            _abort(context, ConflictError("the etag is stale"))
+        masked = project_pb2.Project()
+        request.update_mask.MergeMessage(request.project, masked, True, True)
+        with self._state.lock:
+            if "labels" in request.update_mask.paths:
+                project.ClearField("labels")
+            request.update_mask.MergeMessage(request.project, project, True, True)
+            project.etag = str(int(project.etag) + 1)
+        return project_pb2.UpdateProjectResponse(project=project)
+
+    def DeleteProject(self, request: project_pb2.DeleteProjectRequest, context: grpc.ServicerContext) -> project_pb2.DeleteProjectResponse:
+        self._state.project(request.project_id, context)
+        with self._state.lock:
+            del self._state.projects[request.project_id]
+            return project_pb2.DeleteProjectResponse(deleted_documents=len(self._state.documents.pop(request.project_id)))
+
+
+class _Documents(indexer_pb2_grpc.IndexerServiceServicer):
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    def UpsertDocuments(self, request: indexer_pb2.UpsertDocumentsRequest, context: grpc.ServicerContext) -> indexer_pb2.UpsertDocumentsResponse:
+        project = self._state.project(request.project_id, context)
+        self._state.requests.append(request)
+        results = [self._state.write(project, document, index) for index, document in enumerate(request.documents)]
+        return indexer_pb2.UpsertDocumentsResponse(results=results, consistency_token=_token(project))
+
+    def IngestDocuments(
+        self, requests: Iterator[indexer_pb2.IngestDocumentsRequest], context: grpc.ServicerContext
+    ) -> Iterator[indexer_pb2.IngestDocumentsResponse]:
+        context.add_callback(self._state.ended.set)
+        index = 0
+        for request in requests:
+            project = self._state.project(request.project_id, context)
+            self._state.batches += 1
+            self._state.began.set()
+            while not self._state.acknowledge.wait(0.01):
+                if not context.is_active():
+                    return
+            if self._state.fail_after is not None and self._state.batches > self._state.fail_after:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+            for document in request.documents:  # a message a document: a client must not count on one a batch
+                result = self._state.write(project, document, index)
+                index += 1
+                yield indexer_pb2.IngestDocumentsResponse(results=[result], consistency_token=_token(project))
+
+    def GetDocument(self, request: indexer_pb2.GetDocumentRequest, context: grpc.ServicerContext) -> indexer_pb2.GetDocumentResponse:
+        self._state.project(request.project_id, context)
+        document = self._state.documents[request.project_id].get(request.document_id)
+        if document is None:
+            _abort(context, NotFoundError(f"there is no document {request.document_id}"))
+        return indexer_pb2.GetDocumentResponse(document=document)
+
+    def ListDocuments(self, request: indexer_pb2.ListDocumentsRequest, context: grpc.ServicerContext) -> indexer_pb2.ListDocumentsResponse:
+        self._state.project(request.project_id, context)
+        found = self._matching(request.project_id, request)
+        start = int(request.page_token or 0)
+        end = start + self._state.page
+        return indexer_pb2.ListDocumentsResponse(documents=found[start:end], next_page_token=str(end) if end < len(found) else "")
+
+    def DeleteDocuments(self, request: indexer_pb2.DeleteDocumentsRequest, context: grpc.ServicerContext) -> indexer_pb2.DeleteDocumentsResponse:
+        project = self._state.project(request.project_id, context)
+        documents = self._state.documents[request.project_id]
+        chosen = [document.id for document in self._matching(request.project_id, request)] if request.HasField("filter") else request.document_ids
+        count = sum(documents.pop(identity, None) is not None for identity in chosen)
+        project.head_sequence += count
+        return indexer_pb2.DeleteDocumentsResponse(deleted_count=count, consistency_token=_token(project))
+
+    def _matching(self, project: str, request: indexer_pb2.ListDocumentsRequest | indexer_pb2.DeleteDocumentsRequest) -> list[indexer_pb2.Document]:
+        documents = [document for _, document in sorted(self._state.documents[project].items())]
+        if not request.HasField("filter"):
+            return documents
+        matches = compile_filter(filter_from_proto(request.filter))
+        return [document for document in documents if matches(metadata_from_struct(document.metadata))]
+
+
+class _Searches(query_pb2_grpc.QueryServiceServicer):
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    def Search(self, request: query_pb2.SearchRequest, context: grpc.ServicerContext) -> query_pb2.SearchResponse:
+        try:
+            return self._answer(request)
+        except KnowledgeBeastError as error:
+            _abort(context, error)
+
+    def BatchSearch(self, request: query_pb2.BatchSearchRequest, context: grpc.ServicerContext) -> Iterator[query_pb2.BatchSearchResponse]:
+        for index, search in reversed(list(enumerate(request.searches))):
+            try:
+                yield query_pb2.BatchSearchResponse(index=index, response=self._answer(search))
+            except KnowledgeBeastError as error:
+                yield query_pb2.BatchSearchResponse(index=index, error=item_error(error))
+
+    def _answer(self, request: query_pb2.SearchRequest) -> query_pb2.SearchResponse:
+        self._state.requests.append(request)
+        if not request.query:
+            raise InvalidArgumentError.of("query", "must have 1 to 4,000 characters")
+        if request.project_id not in self._state.projects:
+            raise NotFoundError(f"there is no project {request.project_id}")
+        matches = compile_filter(filter_from_proto(request.filter)) if request.HasField("filter") else None
+        words = set(request.query.casefold().split())
+        hits = []
+        for document in self._state.documents[request.project_id].values():
+            common = words & set(document.text.casefold().split())
+            if common and (matches is None or matches(metadata_from_struct(document.metadata))):
+                score = float(len(common))
+                hits.append(
+                    query_pb2.Hit(
+                        document_id=document.id,
+                        chunk=document.chunks[0],
+                        title=document.title,
+                        metadata=document.metadata,
+                        score=score,
+                        keyword=query_pb2.LegScore(rank=1, score=score),
+                    )
+                )
+        hits.sort(key=lambda hit: (-hit.score, hit.chunk.id))
+        head = self._state.projects[request.project_id].head_sequence
+        response = query_pb2.SearchResponse(
+            hits=hits[: request.top_k or 10],
+            mode=request.mode or query_pb2.SEARCH_MODE_HYBRID,
+            degraded_mode=bool(self._state.degradations),
+            degradations=self._state.degradations,
+            freshness=query_pb2.Freshness(epoch="epoch", sequence=head, vector_sequence=head, head_sequence=head, contact_time=_NOW),
+        )
+        response.timings.total.FromMicroseconds(2500)
+        response.timings.keyword.FromMicroseconds(1200)
+        return response
+
+
+class _Status(status_pb2_grpc.StatusServiceServicer):
+    def __init__(self, name: str, state: _State) -> None:
+        self._name = name
+        self._state = state
+
+    def GetStatus(self, request: status_pb2.GetStatusRequest, context: grpc.ServicerContext) -> status_pb2.GetStatusResponse:
+        component = status_pb2.ComponentStatus(name="chromadb", status=self._state.status, check_time=_NOW)
+        component.details.update({"latency_ms": 5})
+        return status_pb2.GetStatusResponse(
+            service=self._name, version="0.1.0", status=self._state.status, components=[component], time=_NOW, start_time=_NOW
+        )
+
+
+class FakeServices:
+    """Running servers; a context manager.
+
+    Attributes:
+        state: What the services know; a test may set its attributes, for example `degradations`, and read the `requests` that came.
+        indexer: Address of the indexer.
+        query: Address of the query service.
+    """
+
+    def __init__(self) -> None:
+        self.state = _State()
+        self.indexer, self._indexer_server = self._serve(
+            lambda server: project_pb2_grpc.add_ProjectServiceServicer_to_server(_Projects(self.state), server),
+            lambda server: indexer_pb2_grpc.add_IndexerServiceServicer_to_server(_Documents(self.state), server),
+            lambda server: status_pb2_grpc.add_StatusServiceServicer_to_server(_Status("indexer", self.state), server),
+        )
+        self.query, self._query_server = self._serve(
+            lambda server: query_pb2_grpc.add_QueryServiceServicer_to_server(_Searches(self.state), server),
+            lambda server: status_pb2_grpc.add_StatusServiceServicer_to_server(_Status("query", self.state), server),
+        )
+
+    def stop_indexer(self) -> None:
+        """Stops the indexer; its port refuses connections from then on."""
+        self._indexer_server.stop(None).wait()
+
+    def stop(self) -> None:
+        """Stops both."""
+        self.state.acknowledge.set()
+        self._indexer_server.stop(None).wait()
+        self._query_server.stop(None).wait()
+
+    @staticmethod
+    def _serve(*additions: Callable[[grpc.Server], None]) -> tuple[str, grpc.Server]:
+        server = grpc.server(futures.ThreadPoolExecutor(max_workers=8), options=(("grpc.so_reuseport", 0),))
+        for add in additions:
+            add(server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        return f"127.0.0.1:{port}", server
+
+    def __enter__(self) -> FakeServices:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
