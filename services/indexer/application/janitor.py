@@ -1,0 +1,35 @@
+"""Clears away what nobody needs any more: the rows and collections of deleted projects, old tombstones, old answers."""
+
+from __future__ import annotations
+
+from services.indexer.ports import HousekeepingCatalog
+from shared.observability.logging import get_logger
+from shared.ports import VectorWriter
+
+_DOCUMENTS_A_COMMIT = 500
+_REQUEST_WINDOW_SECONDS = 24 * 3_600.0
+
+
+class Janitor:
+    """Does its work in small commits, so that writes are not held up."""
+
+    def __init__(self, catalog: HousekeepingCatalog, store: VectorWriter, *, tombstone_seconds: float, write_timeout: float) -> None:
+        """A tombstone younger than `tombstone_seconds` is kept: so long may a replica be away and still continue."""
+        self._catalog = catalog
+        self._store = store
+        self._tombstone_seconds = tombstone_seconds
+        self._timeout = write_timeout
+        self._log = get_logger(__name__)
+
+    async def step(self) -> bool:
+        """One round; False, because a round does everything there is. Raises VectorStoreUnavailableError."""
+        for project in await self._catalog.deleted_projects():
+            await self._store.drop_collection(project.collection, timeout=self._timeout)
+            while await self._catalog.purge_documents(project.key, _DOCUMENTS_A_COMMIT):
+                pass
+            await self._catalog.mark_purged(project.key)
+            self._log.info("purged a deleted project", collection=project.collection)
+        removed = await self._catalog.compact(tombstones_older_than=self._tombstone_seconds, requests_older_than=_REQUEST_WINDOW_SECONDS)
+        if removed:
+            self._log.info("compacted the catalog", rows=removed)
+        return False

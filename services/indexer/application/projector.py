@@ -1,0 +1,87 @@
+"""From the catalog to the vector store: adds the vectors of live chunks, deletes those of chunks that are gone, then moves the cursor.
+
+Every step may be repeated: adding what is there and deleting what is not change nothing. So the cursor is moved behind the data, and a crash
+between the two costs a repetition, never a vector.
+"""
+
+from __future__ import annotations
+
+from services.indexer.application.signals import Signals
+from services.indexer.application.subjects import Subject
+from services.indexer.application.worker import for_each
+from services.indexer.ports import ProjectionCatalog
+from services.indexer.records import LaggingProject
+from shared.errors import CollectionNotFoundError
+from shared.observability import metrics, tracing
+from shared.observability.logging import get_logger
+from shared.ports import VectorWriter
+
+_CHUNKS_A_PAGE = 500
+_PAGES_A_TURN = 20
+
+
+class Projector:
+    """Keeps the vector store at the catalog's state."""
+
+    def __init__(self, catalog: ProjectionCatalog, store: VectorWriter, signals: Signals, *, write_timeout: float) -> None:
+        """`write_timeout` in seconds, for each call to the vector store."""
+        self._catalog = catalog
+        self._store = store
+        self._signals = signals
+        self._timeout = write_timeout
+        self._log = get_logger(__name__)
+        self._tracer = tracing.get_tracer(__name__)
+
+    async def step(self) -> bool:
+        """Brings each project that is behind up to what is embedded; True if there was any.
+
+        Raises VectorStoreUnavailableError, VectorStoreError.
+        """
+        projects = await self._catalog.projects_to_project()
+        await for_each(projects, self._project)
+        metrics.PROJECTOR_LAG.set(await self._catalog.total_lag())
+        return bool(projects)
+
+    async def _project(self, project: LaggingProject) -> None:
+        if project.vector_sequence == 0:
+            await self._store.ensure_collection(project.collection, timeout=self._timeout)
+        position, complete_to = (int(project.vector_sequence) + 1, 0), project.vector_sequence
+        pages = 0
+        # Projects take turns; but a turn goes on until it has moved the cursor, or a very large document would never be finished.
+        while complete_to < project.embedded_sequence and (pages < _PAGES_A_TURN or complete_to == project.vector_sequence):
+            pages += 1
+            page = await self._catalog.projection_page(project, position, _CHUNKS_A_PAGE)
+            with self._tracer.start_as_current_span(
+                "projection.write", attributes={"kb.project": project.id, "kb.added": len(page.added), "kb.removed": len(page.removed)}
+            ):
+                try:
+                    if page.added:
+                        await self._store.add(project.collection, page.added, page.vectors, timeout=self._timeout)
+                    if page.removed:
+                        await self._store.delete(project.collection, page.removed, timeout=self._timeout)
+                except CollectionNotFoundError:
+                    await self._start_again(project)
+                    return
+                if page.complete_to > complete_to:
+                    rebuilt = await self._catalog.advance(project, page.complete_to)
+                    self._signals.notify(project.key, *([Subject.PROJECT_LIST] if rebuilt else []))
+            metrics.PROJECTOR_CHUNKS.inc(len(page.added) + len(page.removed))
+            position, complete_to = page.position, max(complete_to, page.complete_to)  # type: ignore[assignment] # both count the same sequences
+
+    async def verify_collections(self) -> bool:
+        """Looks whether the vector store still has every collection; has those that it lost written again. False: a look does it all.
+
+        Raises VectorStoreUnavailableError.
+        """
+        present = set(await self._store.list_collections(timeout=self._timeout))
+        for project in await self._catalog.projected_projects():
+            if project.collection not in present:
+                await self._start_again(project)
+        return False
+
+    async def _start_again(self, project: LaggingProject) -> None:
+        self._log.warning(
+            "the vector store has lost a collection; writing it again from the catalog", project=project.id, collection=project.collection
+        )
+        await self._catalog.restart(project.key)
+        self._signals.notify(project.key, Subject.PROJECT_LIST, Subject.EMBEDDED)

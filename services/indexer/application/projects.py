@@ -1,0 +1,53 @@
+"""Managing projects."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from services.indexer.application import tokens
+from services.indexer.application.signals import Signals
+from services.indexer.application.subjects import Subject
+from services.indexer.ports import ProjectCatalog
+from services.indexer.records import NewProject, RequestKey
+from shared.domain import Project, ProjectId
+
+
+class Projects:
+    """The use cases of ProjectService."""
+
+    def __init__(self, catalog: ProjectCatalog, signals: Signals) -> None:
+        self._catalog = catalog
+        self._signals = signals
+
+    async def create(self, project: NewProject, request_id: str) -> Project:
+        """Creates a project. Raises AlreadyExistsError."""
+        request = RequestKey(request_id, hashlib.blake2b(repr(project).encode()).digest()) if request_id else None
+        created = await self._catalog.create_project(project, request)
+        self._signals.notify(Subject.PROJECT_LIST)
+        return created
+
+    async def get(self, project_id: ProjectId) -> Project:
+        """One project. Raises NotFoundError."""
+        return await self._catalog.get_project(project_id)
+
+    async def page(self, size: int, token: str) -> tuple[Sequence[Project], str]:
+        """A page of projects and the token of the next one, empty on the last. Raises InvalidArgumentError for a wrong token."""
+        found = await self._catalog.list_projects(tokens.page_start(token, "projects"), size + 1)
+        if len(found) <= size:
+            return found, ""
+        return found[:size], tokens.page_token(found[size - 1].id, "projects")
+
+    async def update(
+        self, project_id: ProjectId, *, etag: str, display_name: str | None, description: str | None, labels: Mapping[str, str] | None
+    ) -> Project:
+        """Changes what is not None. Raises NotFoundError, ConflictError."""
+        updated = await self._catalog.update_project(project_id, etag=etag, display_name=display_name, description=description, labels=labels)
+        self._signals.notify(Subject.PROJECT_LIST)
+        return updated
+
+    async def delete(self, project_id: ProjectId, *, etag: str) -> int:
+        """Deletes a project; returns how many documents it had. Raises NotFoundError, ConflictError."""
+        key, documents = await self._catalog.delete_project(project_id, etag=etag)
+        self._signals.notify(key, Subject.PROJECT_LIST, Subject.DELETED)
+        return documents

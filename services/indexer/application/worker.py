@@ -1,0 +1,95 @@
+"""The loop that background work runs in: do what there is, wait for more, survive failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import TypeVar
+
+from tenacity import RetryCallState, wait_exponential_jitter
+
+from services.indexer.application.signals import Signals, wait
+from shared.errors import KnowledgeBeastError, UnavailableError
+from shared.observability.logging import get_logger
+
+T = TypeVar("T")
+
+# A change that was not signalled (there is none known) would be picked up after this long.
+_IDLE_SECONDS = 5.0
+_BACKOFF = wait_exponential_jitter(initial=0.2, max=10.0, jitter=0.5)
+
+
+async def for_each(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Does the work for every item, one after another; one that fails does not keep the others waiting.
+
+    Raises the first failure when all had their turn; UnavailableError, which the others would meet too, at once.
+    """
+    failures = []
+    for item in items:
+        try:
+            await work(item)
+        except UnavailableError:
+            raise
+        except KnowledgeBeastError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+class Worker:
+    """Calls `step` until it has nothing left to do, then waits for the subject or for `idle_seconds`; backs off while it fails.
+
+    `step` returns whether there may be more to do. `failures` counts the failures in a row.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], Awaitable[bool]],
+        signals: Signals,
+        subject: Hashable,
+        *,
+        idle_seconds: float = _IDLE_SECONDS,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._name = name
+        self._step = step
+        self._signals = signals
+        self._subject = subject
+        self._idle_seconds = idle_seconds
+        self._on_failure = on_failure
+        self._log = get_logger(__name__)
+        self.failures = 0
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        while True:
+            changed = self._signals.event(self._subject)
+            try:
+                more = await self._step()
+            except KnowledgeBeastError as error:
+                await self._back_off(error)
+                continue
+            if self.failures:
+                self._log.info("worker recovered", worker=self._name, failures=self.failures)
+                self.failures = 0
+            if not more:
+                await wait(changed, self._idle_seconds)
+
+    async def _back_off(self, error: KnowledgeBeastError) -> None:
+        self.failures += 1
+        self._on_failure()
+        state = RetryCallState(None, None, (), {})  # type: ignore[arg-type] # only attempt_number is read
+        state.attempt_number = self.failures
+        seconds = _BACKOFF(state)
+        # The first failure is news, the hundredth of the same outage is not.
+        report = self._log.warning if self.failures in {1, 10, 100} else self._log.debug
+        report(
+            "worker failed, will retry",
+            worker=self._name,
+            failures=self.failures,
+            retry_in_s=round(seconds, 2),
+            reason=error.reason,
+            error=error.message,
+        )
+        await asyncio.sleep(seconds)

@@ -1,0 +1,84 @@
+"""Opening SQLite the way the catalog needs it: durable, checked, and by one process alone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from services.indexer.catalog.rows import first
+from shared.errors import ConfigurationError, CorruptionError, ResourceExhaustedError, UnavailableError
+
+# SQLite 3.7.0 to 3.51.2 can corrupt a database in WAL mode when a log reset meets a second connection.
+_OLDEST_SAFE_SQLITE = (3, 51, 3)
+_BUSY_TIMEOUT_MS = 5_000
+_CACHE_KIB = 64 * 1024
+
+
+def require_safe_sqlite() -> None:
+    """Raises ConfigurationError if the SQLite that is loaded has the WAL-reset bug."""
+    version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if version < _OLDEST_SAFE_SQLITE:
+        raise ConfigurationError(f"SQLite {apsw.sqlite_lib_version()} can corrupt a WAL database: install apsw with SQLite 3.51.3 or newer")
+
+
+def open_connection(path: Path, *, read_only: bool = False) -> apsw.Connection:
+    """A connection in WAL mode that fsyncs every commit.
+
+    Raises CorruptionError if the file is no usable database.
+    """
+    flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    with translated_errors():
+        connection = apsw.Connection(str(path), flags=flags)
+        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+        if not read_only:
+            connection.pragma("journal_mode", "wal")
+            connection.pragma("synchronous", "full")
+        connection.pragma("foreign_keys", True)
+        connection.pragma("cache_size", -_CACHE_KIB)
+        return connection
+
+
+def check_integrity(connection: apsw.Connection, path: Path) -> None:
+    """Runs SQLite's quick check. Raises CorruptionError with the first problem."""
+    with translated_errors():
+        row = first(connection, "PRAGMA quick_check(1)")
+    result = row[0] if row else "no result"
+    if result != "ok":
+        raise CorruptionError(f"the catalog {path} is damaged ({result}): stop the service and restore the last backup")
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turns SQLite's errors into ours."""
+    try:
+        yield
+    except apsw.FullError as error:
+        raise ResourceExhaustedError("the disk of the catalog is full: free space, then retry", retry_after=30.0, reason="DISK_FULL") from error
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise CorruptionError("the catalog is damaged: stop the service and restore the last backup") from error
+    except (apsw.BusyError, apsw.LockedError) as error:
+        raise UnavailableError("the catalog is busy: retry", component="database") from error
+    except (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError) as error:
+        raise UnavailableError("the catalog's file cannot be read or written", component="database", retry_after=10.0) from error
+
+
+class ExclusiveLock:
+    """Keeps a second indexer off the same catalog: two writers would each allocate the same sequences."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._file)
+            raise ConfigurationError(f"another indexer uses the catalog in {path.parent}: stop it, or set KB_DATA_DIR to another folder") from error
+
+    def release(self) -> None:
+        """Lets the next one in."""
+        os.close(self._file)

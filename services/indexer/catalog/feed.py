@@ -1,0 +1,82 @@
+"""SQL of a project's change feed: what changed after a sequence, as batches that state the range they cover."""
+
+from __future__ import annotations
+
+import apsw
+import numpy as np
+
+from services.indexer.catalog import clock, documents
+from services.indexer.catalog.rows import each, every, one
+from services.indexer.records import Position, ProjectKey
+from shared.domain import (
+    ChunkId,
+    Document,
+    DocumentBatch,
+    DocumentChange,
+    DocumentId,
+    Range,
+    SequenceNumber,
+    TraceContext,
+    VectorBatch,
+    VectorSequence,
+)
+
+# A batch ends with the document that brings it to this size, so that a message stays far below the transport's limit.
+_BATCH_CHARACTERS = 500_000
+_BATCH_VECTORS = 1_000
+
+
+def position(connection: apsw.Connection, key: ProjectKey) -> Position:
+    """Where the feed stands now."""
+    row = one(connection, "SELECT epoch, head, floor, embedded_sequence, vector_sequence, deleted FROM project WHERE key = ?", (key.value,))
+    return Position(row[0], SequenceNumber(row[1]), SequenceNumber(row[2]), VectorSequence(row[3]), VectorSequence(row[4]), bool(row[5]))
+
+
+def document_batch(connection: apsw.Connection, key: ProjectKey, after: SequenceNumber, limit: int) -> DocumentBatch:
+    """Changes of documents after a sequence, at most `limit`. Texts of documents are left out: their chunks carry them."""
+    here = position(connection, key)
+    rows = each(
+        connection,
+        "SELECT key, id, title, metadata, chunk_count, content_hash, sequence, create_time, update_time, deleted, traceparent, tracestate, text"
+        " FROM document WHERE project_key = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+        (key.value, after, limit),
+    )
+    changes: list[DocumentChange] = []
+    characters = 0
+    for row in rows:
+        document: Document | None = None
+        if not row[9]:
+            document = documents.from_row(row, chunks=documents.chunks_of(connection, row[0], row[12]))
+        if document is not None or after > 0:  # a consumer that begins has nothing to delete
+            trace = TraceContext(row[10], row[11])
+            changes.append(DocumentChange(SequenceNumber(row[6]), DocumentId(row[1]), document, clock.to_datetime(row[8]), trace))
+        characters += len(row[12])
+        last = SequenceNumber(row[6])
+        limit -= 1
+        if characters >= _BATCH_CHARACTERS or limit == 0:
+            return DocumentBatch(Range(here.epoch, after, last, here.head), changes)
+    return DocumentBatch(Range(here.epoch, after, here.head, here.head), changes)
+
+
+def vector_batch(
+    connection: apsw.Connection, key: ProjectKey, after: SequenceNumber, position_after: tuple[int, int], up_to: SequenceNumber
+) -> tuple[VectorBatch, tuple[int, int]]:
+    """Vectors of live chunks behind a position `(sequence, chunk key)` and up to a sequence, at most 1,000; and the position behind them.
+
+    `up_to` must not be beyond the embedded sequence. When more are left, the end of the range is the last sequence that is complete; it equals
+    the start when the batch is a part of one large document.
+    """
+    here = position(connection, key)
+    rows = every(
+        connection,
+        "SELECT chunk.id, embedding.vector, chunk.sequence, chunk.key FROM chunk JOIN embedding ON embedding.chunk_key = chunk.key"
+        " WHERE chunk.project_key = ? AND (chunk.sequence, chunk.key) > (?, ?) AND chunk.sequence <= ? AND chunk.live"
+        " ORDER BY chunk.sequence, chunk.key LIMIT ?",
+        (key.value, *position_after, up_to, _BATCH_VECTORS),
+    )
+    complete = len(rows) < _BATCH_VECTORS
+    end = up_to if complete else max(after, SequenceNumber(rows[-1][2] - 1))
+    last = (up_to + 1, 0) if complete else (rows[-1][2], rows[-1][3])
+    ids = [ChunkId(row[0]) for row in rows]
+    vectors = np.frombuffer(b"".join(row[1] for row in rows), dtype="<f4").reshape(len(ids), -1) if ids else np.empty((0, 0), dtype=np.float32)
+    return VectorBatch(Range(here.epoch, after, end, here.head), ids, vectors), last

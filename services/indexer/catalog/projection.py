@@ -1,0 +1,129 @@
+"""SQL of the projection: which chunks have no vector yet, which the vector store does not know of, and how far both have come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import apsw
+import numpy as np
+
+from services.indexer.catalog.projects import set_state
+from services.indexer.catalog.rows import Row, each, every, first, one
+from services.indexer.records import LaggingProject, ProjectionPage, ProjectKey, UnembeddedChunk
+from shared.domain import ChunkId, ChunkingSettings, ProjectId, ProjectState, SequenceNumber, Vectors, VectorSequence
+
+_PROJECT = "SELECT key, id, generation, embedding_model, max_tokens, overlap_tokens, head, embedded_sequence, vector_sequence FROM project"
+
+
+def _lagging(row: Row) -> LaggingProject:  # a row of _PROJECT
+    return LaggingProject(
+        key=ProjectKey(row[0]),
+        id=ProjectId(row[1]),
+        generation=row[2],
+        embedding_model=row[3],
+        chunking=ChunkingSettings(row[4], row[5]),
+        head=SequenceNumber(row[6]),
+        embedded_sequence=VectorSequence(row[7]),
+        vector_sequence=VectorSequence(row[8]),
+    )
+
+
+def projects_to_embed(connection: apsw.Connection) -> list[LaggingProject]:
+    """Projects with changes that are not embedded."""
+    return [_lagging(row) for row in each(connection, f"{_PROJECT} WHERE deleted = 0 AND embedded_sequence < head")]
+
+
+def projects_to_project(connection: apsw.Connection) -> list[LaggingProject]:
+    """Projects with embedded changes that are not in the vector store."""
+    return [_lagging(row) for row in each(connection, f"{_PROJECT} WHERE deleted = 0 AND vector_sequence < embedded_sequence")]
+
+
+def projected_projects(connection: apsw.Connection) -> list[LaggingProject]:
+    """Projects that have something in the vector store."""
+    return [_lagging(row) for row in each(connection, f"{_PROJECT} WHERE deleted = 0 AND vector_sequence > 0")]
+
+
+def total_lag(connection: apsw.Connection) -> int:
+    """Changes that are not in the vector store, all projects together."""
+    row = one(connection, "SELECT sum(head - vector_sequence) FROM project WHERE deleted = 0")
+    return int(row[0] or 0)
+
+
+def unembedded(connection: apsw.Connection, project: LaggingProject, limit: int) -> list[UnembeddedChunk]:
+    """Live chunks without a vector, the oldest first."""
+    rows = every(
+        connection,
+        "SELECT chunk.key, chunk.document_key, chunk.start_offset, chunk.end_offset"
+        " FROM chunk LEFT JOIN embedding ON embedding.chunk_key = chunk.key"
+        " WHERE chunk.project_key = ? AND chunk.sequence > ? AND chunk.live AND embedding.chunk_key IS NULL"
+        " ORDER BY chunk.sequence, chunk.key LIMIT ?",
+        (project.key.value, project.embedded_sequence, limit),
+    )
+    sources = {
+        key: one(connection, "SELECT title, text FROM document WHERE key = ?", (key,)) for key in {document_key for _, document_key, _, _ in rows}
+    }
+    return [UnembeddedChunk(key, sources[document_key][0], sources[document_key][1][start:end]) for key, document_key, start, end in rows]
+
+
+def store_embeddings(connection: apsw.Connection, project: LaggingProject, chunk_keys: Sequence[int], vectors: Vectors) -> VectorSequence:
+    """Keeps vectors and moves the embedded sequence as far as it is complete. Chunks that were purged meanwhile are passed over."""
+    rows = [(key, vector.astype("<f4").tobytes()) for key, vector in zip(chunk_keys, vectors, strict=True)]
+    connection.executemany("INSERT INTO embedding (chunk_key, vector) SELECT key, ?2 FROM chunk WHERE key = ?1 ON CONFLICT DO NOTHING", rows)
+    missing = first(
+        connection,
+        "SELECT chunk.sequence FROM chunk LEFT JOIN embedding ON embedding.chunk_key = chunk.key"
+        " WHERE chunk.project_key = ? AND chunk.sequence > ? AND chunk.live AND embedding.chunk_key IS NULL ORDER BY chunk.sequence LIMIT 1",
+        (project.key.value, project.embedded_sequence),
+    )
+    row = one(
+        connection,
+        "UPDATE project SET embedded_sequence = max(embedded_sequence, coalesce(?, head)) WHERE key = ? RETURNING embedded_sequence",
+        (None if missing is None else missing[0] - 1, project.key.value),
+    )
+    return VectorSequence(row[0])
+
+
+def projection_page(connection: apsw.Connection, project: LaggingProject, position: tuple[int, int], limit: int) -> ProjectionPage:
+    """What comes after `position`, at most `limit` chunks, no further than the embedded sequence."""
+    rows = every(
+        connection,
+        "SELECT chunk.id, chunk.live, chunk.sequence, chunk.key, embedding.vector FROM chunk LEFT JOIN embedding ON embedding.chunk_key = chunk.key"
+        " WHERE chunk.project_key = ? AND (chunk.sequence, chunk.key) > (?, ?) AND chunk.sequence <= ? ORDER BY chunk.sequence, chunk.key LIMIT ?",
+        (project.key.value, *position, project.embedded_sequence, limit),
+    )
+    live = [row for row in rows if row[1]]
+    complete = len(rows) < limit
+    last = (int(rows[-1][2]), int(rows[-1][3])) if rows else position
+    return ProjectionPage(
+        added=[ChunkId(row[0]) for row in live],
+        vectors=np.frombuffer(b"".join(row[4] for row in live), dtype="<f4").reshape(len(live), -1) if live else np.empty((0, 0), dtype=np.float32),
+        removed=[ChunkId(row[0]) for row in rows if not row[1]],
+        complete_to=SequenceNumber(project.embedded_sequence if complete else last[0] - 1),
+        position=last,
+    )
+
+
+def advance(connection: apsw.Connection, project: LaggingProject, sequence: SequenceNumber) -> bool:
+    """Every change up to `sequence` is in the vector store: says so, and drops the chunks that were only kept to be deleted there.
+
+    Returns whether this ended a rebuild, which the project list's feed tells.
+    """
+    connection.execute(
+        "UPDATE project SET vector_sequence = max(vector_sequence, ?) WHERE key = ? AND generation = ?",
+        (sequence, project.key.value, project.generation),
+    )
+    connection.execute("DELETE FROM chunk WHERE project_key = ? AND sequence <= ? AND live = 0", (project.key.value, sequence))
+    rebuilt = first(
+        connection,
+        "SELECT 1 FROM project WHERE key = ? AND state = ? AND vector_sequence >= rebuild_target",
+        (project.key.value, ProjectState.REBUILDING.value),
+    )
+    if rebuilt is not None:
+        set_state(connection, project.key, ProjectState.ACTIVE)
+    return rebuilt is not None
+
+
+def restart(connection: apsw.Connection, key: ProjectKey) -> None:
+    """The vector store has lost the project: everything is to be written to it again, without embedding it again."""
+    connection.execute("UPDATE project SET vector_sequence = 0, rebuild_target = vector_sequence WHERE key = ? AND vector_sequence > 0", (key.value,))
+    set_state(connection, key, ProjectState.REBUILDING)

@@ -1,0 +1,272 @@
+"""The catalog on SQLite: one writing thread, a few reading connections, one file that one process owns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+import orjson
+
+from services.indexer.catalog import clock, documents, feed, housekeeping, projection, projects, requests
+from services.indexer.catalog.connection import ExclusiveLock, check_integrity, open_connection, require_safe_sqlite
+from services.indexer.catalog.migrations import migrate
+from services.indexer.catalog.readers import Readers
+from services.indexer.catalog.writer import Writer
+from services.indexer.records import (
+    DeletedProject,
+    LaggingProject,
+    NewProject,
+    Position,
+    PreparedDocument,
+    ProjectionPage,
+    ProjectKey,
+    RequestKey,
+    UnembeddedChunk,
+    Written,
+)
+from shared.domain import (
+    Cursor,
+    Document,
+    DocumentBatch,
+    DocumentId,
+    Project,
+    ProjectBatch,
+    ProjectId,
+    SequenceNumber,
+    TraceContext,
+    VectorBatch,
+    Vectors,
+    VectorSequence,
+)
+
+T = TypeVar("T")
+
+_READERS = 4
+
+
+class SqliteCatalog:
+    """Satisfies every port of the catalog in `services/indexer/ports.py`.
+
+    Reads run in threads, each in one transaction; writes are queued to the writer and answered when they are on disk. Every method may
+    raise UnavailableError, ResourceExhaustedError (disk full) and CorruptionError besides what its port says.
+    """
+
+    def __init__(self, path: Path, lock: ExclusiveLock, writer: Writer, readers: Readers) -> None:
+        self._path = path
+        self._lock = lock
+        self._writer = writer
+        self._readers = readers
+
+    @classmethod
+    def open(cls, folder: Path) -> SqliteCatalog:
+        """Opens or creates `folder/catalog.db`, checks it and brings it up to date. Blocks; call it in a thread.
+
+        Raises ConfigurationError if another process has it or a newer version wrote it, CorruptionError if it is damaged.
+        """
+        require_safe_sqlite()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "catalog.db"
+        lock = ExclusiveLock(folder / "catalog.lock")
+        try:
+            connection = open_connection(path)
+            check_integrity(connection, path)
+            migrate(connection)
+            with connection:
+                projects.initialise(connection)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, lock, Writer(connection), Readers(path, _READERS))
+
+    async def close(self) -> None:
+        """Finishes queued writes and closes the file."""
+        await asyncio.to_thread(self._readers.close)
+        await asyncio.to_thread(self._writer.close)
+        self._lock.release()
+
+    async def _read(self, read: Callable[[apsw.Connection], T]) -> T:
+        return await self._readers.run(read)
+
+    def _write(self, write: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
+        return self._writer.submit(write)
+
+    # --- projects
+
+    async def create_project(self, project: NewProject, request: RequestKey | None) -> Project:
+        """See ProjectCatalog."""
+
+        def job(connection: apsw.Connection) -> Project:
+            if request and requests.recall(connection, "", request.id, request.fingerprint) is not None:
+                return projects.get(connection, project.id)
+            created = projects.create(connection, project)
+            if request:
+                requests.remember(connection, "", request.id, request.fingerprint, b"")
+            return created
+
+        return await self._write(job)
+
+    async def get_project(self, project_id: ProjectId) -> Project:
+        """See ProjectCatalog."""
+        return await self._read(lambda connection: projects.get(connection, project_id))
+
+    async def list_projects(self, after: str, limit: int) -> Sequence[Project]:
+        """See ProjectCatalog."""
+        return await self._read(lambda connection: projects.page(connection, after, limit))
+
+    async def count_projects(self) -> int:
+        """See ProjectCatalog."""
+        return await self._read(projects.count)
+
+    async def update_project(
+        self, project_id: ProjectId, *, etag: str, display_name: str | None, description: str | None, labels: Mapping[str, str] | None
+    ) -> Project:
+        """See ProjectCatalog."""
+        return await self._write(
+            lambda connection: projects.update(connection, project_id, etag=etag, display_name=display_name, description=description, labels=labels)
+        )
+
+    async def delete_project(self, project_id: ProjectId, *, etag: str) -> tuple[ProjectKey, int]:
+        """See ProjectCatalog."""
+        return await self._write(lambda connection: projects.delete(connection, project_id, etag=etag))
+
+    # --- documents
+
+    async def find_project(self, project_id: ProjectId) -> tuple[ProjectKey, Project]:
+        """See DocumentCatalog."""
+
+        def read(connection: apsw.Connection) -> tuple[ProjectKey, Project]:
+            key = projects.key_of(connection, project_id)
+            return key, projects.by_key(connection, key)
+
+        return await self._read(read)
+
+    def upsert_documents(
+        self, project_id: ProjectId, key: ProjectKey, prepared: Sequence[PreparedDocument], trace: TraceContext, request: RequestKey | None
+    ) -> asyncio.Future[tuple[Sequence[Written], SequenceNumber]]:
+        """See DocumentCatalog."""
+
+        def job(connection: apsw.Connection) -> tuple[Sequence[Written], SequenceNumber]:
+            if request:
+                answer = requests.recall(connection, project_id, request.id, request.fingerprint)
+                if answer is not None:
+                    rows, head = orjson.loads(answer)
+                    return [Written(*row) for row in rows], SequenceNumber(head)
+            written, head = documents.upsert(connection, key, prepared, trace)
+            if request:
+                answer = orjson.dumps([[(row.document_id, row.sequence, row.unchanged, row.chunk_count) for row in written], head])
+                requests.remember(connection, project_id, request.id, request.fingerprint, answer)
+            return written, head
+
+        return self._write(job)
+
+    async def delete_documents(
+        self, key: ProjectKey, targets: Sequence[tuple[DocumentId, SequenceNumber | None]], trace: TraceContext
+    ) -> tuple[int, SequenceNumber]:
+        """See DocumentCatalog."""
+        return await self._write(lambda connection: documents.delete(connection, key, targets, trace))
+
+    async def recall(self, scope: str, request: RequestKey) -> bytes | None:
+        """See DocumentCatalog."""
+        return await self._read(lambda connection: requests.recall(connection, scope, request.id, request.fingerprint))
+
+    async def remember(self, scope: str, request: RequestKey, answer: bytes) -> None:
+        """See DocumentCatalog."""
+        await self._write(lambda connection: requests.remember(connection, scope, request.id, request.fingerprint, answer))
+
+    async def get_document(self, key: ProjectKey, document_id: DocumentId) -> Document:
+        """See DocumentCatalog."""
+        return await self._read(lambda connection: documents.get(connection, key, document_id))
+
+    async def list_documents(self, key: ProjectKey, after: str, limit: int) -> Sequence[Document]:
+        """See DocumentCatalog."""
+        return await self._read(lambda connection: documents.page(connection, key, after, limit))
+
+    # --- the feed
+
+    async def project_list_position(self) -> tuple[Cursor, SequenceNumber]:
+        """See FeedCatalog."""
+        return await self._read(projects.list_position)
+
+    async def project_list_batch(self, after: SequenceNumber, limit: int) -> ProjectBatch:
+        """See FeedCatalog."""
+        return await self._read(lambda connection: projects.list_batch(connection, after, limit))
+
+    async def position(self, key: ProjectKey) -> Position:
+        """See FeedCatalog."""
+        return await self._read(lambda connection: feed.position(connection, key))
+
+    async def document_batch(self, key: ProjectKey, after: SequenceNumber, limit: int) -> DocumentBatch:
+        """See FeedCatalog."""
+        return await self._read(lambda connection: feed.document_batch(connection, key, after, limit))
+
+    async def vector_batch(
+        self, key: ProjectKey, after: SequenceNumber, position: tuple[int, int], up_to: SequenceNumber
+    ) -> tuple[VectorBatch, tuple[int, int]]:
+        """See FeedCatalog."""
+        return await self._read(lambda connection: feed.vector_batch(connection, key, after, position, up_to))
+
+    # --- the projection
+
+    async def projects_to_embed(self) -> Sequence[LaggingProject]:
+        """See ProjectionCatalog."""
+        return await self._read(projection.projects_to_embed)
+
+    async def projects_to_project(self) -> Sequence[LaggingProject]:
+        """See ProjectionCatalog."""
+        return await self._read(projection.projects_to_project)
+
+    async def projected_projects(self) -> Sequence[LaggingProject]:
+        """See ProjectionCatalog."""
+        return await self._read(projection.projected_projects)
+
+    async def total_lag(self) -> int:
+        """See ProjectionCatalog."""
+        return await self._read(projection.total_lag)
+
+    async def unembedded(self, project: LaggingProject, limit: int) -> Sequence[UnembeddedChunk]:
+        """See ProjectionCatalog."""
+        return await self._read(lambda connection: projection.unembedded(connection, project, limit))
+
+    async def store_embeddings(self, project: LaggingProject, chunk_keys: Sequence[int], vectors: Vectors) -> VectorSequence:
+        """See ProjectionCatalog."""
+        return await self._write(lambda connection: projection.store_embeddings(connection, project, chunk_keys, vectors))
+
+    async def projection_page(self, project: LaggingProject, position: tuple[int, int], limit: int) -> ProjectionPage:
+        """See ProjectionCatalog."""
+        return await self._read(lambda connection: projection.projection_page(connection, project, position, limit))
+
+    async def advance(self, project: LaggingProject, sequence: SequenceNumber) -> bool:
+        """See ProjectionCatalog."""
+        return await self._write(lambda connection: projection.advance(connection, project, sequence))
+
+    async def restart(self, key: ProjectKey) -> None:
+        """See ProjectionCatalog."""
+        await self._write(lambda connection: projection.restart(connection, key))
+
+    # --- housekeeping
+
+    async def deleted_projects(self) -> Sequence[DeletedProject]:
+        """See HousekeepingCatalog."""
+        return await self._read(housekeeping.deleted_projects)
+
+    async def purge_documents(self, key: ProjectKey, limit: int) -> int:
+        """See HousekeepingCatalog."""
+        return await self._write(lambda connection: housekeeping.purge_documents(connection, key, limit))
+
+    async def mark_purged(self, key: ProjectKey) -> None:
+        """See HousekeepingCatalog."""
+        await self._write(lambda connection: housekeeping.mark_purged(connection, key))
+
+    async def compact(self, *, tombstones_older_than: float, requests_older_than: float) -> int:
+        """See HousekeepingCatalog."""
+
+        def job(connection: apsw.Connection) -> int:
+            moment = clock.now()
+            return housekeeping.compact_tombstones(connection, moment - int(tombstones_older_than * 1e6)) + housekeeping.forget_requests(
+                connection, moment - int(requests_older_than * 1e6)
+            )
+
+        return await self._write(job)

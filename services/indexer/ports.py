@@ -1,0 +1,169 @@
+"""What the application of the indexer needs of the catalog, one narrow port a use.
+
+Every method may also raise UnavailableError (shutting down, busy, the file cannot be read), ResourceExhaustedError (the disk is full) and
+CorruptionError. A write is answered when it is on disk. `SqliteCatalog` satisfies all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from services.indexer.records import (
+    DeletedProject,
+    LaggingProject,
+    NewProject,
+    Position,
+    PreparedDocument,
+    ProjectionPage,
+    ProjectKey,
+    RequestKey,
+    UnembeddedChunk,
+    Written,
+)
+from shared.domain import (
+    Cursor,
+    Document,
+    DocumentBatch,
+    DocumentId,
+    Project,
+    ProjectBatch,
+    ProjectId,
+    SequenceNumber,
+    TraceContext,
+    VectorBatch,
+    Vectors,
+    VectorSequence,
+)
+
+
+class ProjectCatalog(Protocol):
+    """Projects."""
+
+    async def create_project(self, project: NewProject, request: RequestKey | None) -> Project:
+        """Creates a project. Raises AlreadyExistsError; InvalidArgumentError if the request id was used for another request."""
+
+    async def get_project(self, project_id: ProjectId) -> Project:
+        """One project. Raises NotFoundError."""
+
+    async def list_projects(self, after: str, limit: int) -> Sequence[Project]:
+        """Projects whose ids come after `after`, in order."""
+
+    async def count_projects(self) -> int:
+        """How many projects there are."""
+
+    async def update_project(
+        self, project_id: ProjectId, *, etag: str, display_name: str | None, description: str | None, labels: Mapping[str, str] | None
+    ) -> Project:
+        """Changes what is not None. Raises NotFoundError, ConflictError."""
+
+    async def delete_project(self, project_id: ProjectId, *, etag: str) -> tuple[ProjectKey, int]:
+        """Ends a project; returns its key and how many documents it had. Raises NotFoundError, ConflictError."""
+
+
+class DocumentCatalog(Protocol):
+    """Documents."""
+
+    async def find_project(self, project_id: ProjectId) -> tuple[ProjectKey, Project]:
+        """A project with its key. Raises NotFoundError."""
+
+    def upsert_documents(
+        self, project_id: ProjectId, key: ProjectKey, prepared: Sequence[PreparedDocument], trace: TraceContext, request: RequestKey | None
+    ) -> asyncio.Future[tuple[Sequence[Written], SequenceNumber]]:
+        """Queues a write behind those queued before it. The future has what became of each document, and the head of the project.
+
+        A request that was seen before gets its first answer. The future raises NotFoundError if the project was deleted, InvalidArgumentError if
+        the request id was used for another request.
+        """
+
+    async def delete_documents(
+        self, key: ProjectKey, targets: Sequence[tuple[DocumentId, SequenceNumber | None]], trace: TraceContext
+    ) -> tuple[int, SequenceNumber]:
+        """Deletes documents that are there and, where a sequence is given, have not changed since; returns how many, and the head."""
+
+    async def recall(self, scope: str, request: RequestKey) -> bytes | None:
+        """The answer that was kept for a request. Raises InvalidArgumentError if the request id was used for another request."""
+
+    async def remember(self, scope: str, request: RequestKey, answer: bytes) -> None:
+        """Keeps the answer of a request for 24 hours."""
+
+    async def get_document(self, key: ProjectKey, document_id: DocumentId) -> Document:
+        """One document with text and chunks. Raises NotFoundError."""
+
+    async def list_documents(self, key: ProjectKey, after: str, limit: int) -> Sequence[Document]:
+        """Documents whose ids come after `after`, in order, without text and chunks."""
+
+
+class FeedCatalog(Protocol):
+    """The change feed."""
+
+    async def find_project(self, project_id: ProjectId) -> tuple[ProjectKey, Project]:
+        """A project with its key. Raises NotFoundError."""
+
+    async def project_list_position(self) -> tuple[Cursor, SequenceNumber]:
+        """The head of the project list's feed, and the floor up to which its tombstones are gone."""
+
+    async def project_list_batch(self, after: SequenceNumber, limit: int) -> ProjectBatch:
+        """Changes of the project list, at most `limit`."""
+
+    async def position(self, key: ProjectKey) -> Position:
+        """Where a project's feed stands."""
+
+    async def document_batch(self, key: ProjectKey, after: SequenceNumber, limit: int) -> DocumentBatch:
+        """Changes of documents, at most `limit`; the texts of documents are left out, their chunks carry them."""
+
+    async def vector_batch(
+        self, key: ProjectKey, after: SequenceNumber, position: tuple[int, int], up_to: SequenceNumber
+    ) -> tuple[VectorBatch, tuple[int, int]]:
+        """Vectors behind a position `(sequence, chunk key)` up to a sequence that is embedded, and the position behind them.
+
+        The range begins at `after`. Its end equals its start when the batch is a part of one large document.
+        """
+
+
+class ProjectionCatalog(Protocol):
+    """What has to be embedded and written to the vector store."""
+
+    async def projects_to_embed(self) -> Sequence[LaggingProject]:
+        """Projects with changes that are not embedded."""
+
+    async def projects_to_project(self) -> Sequence[LaggingProject]:
+        """Projects with embedded changes that are not in the vector store."""
+
+    async def projected_projects(self) -> Sequence[LaggingProject]:
+        """Projects that have something in the vector store."""
+
+    async def total_lag(self) -> int:
+        """Changes that are not in the vector store, all projects together."""
+
+    async def unembedded(self, project: LaggingProject, limit: int) -> Sequence[UnembeddedChunk]:
+        """Chunks without a vector, the oldest first."""
+
+    async def store_embeddings(self, project: LaggingProject, chunk_keys: Sequence[int], vectors: Vectors) -> VectorSequence:
+        """Keeps vectors; returns the sequence up to which the project is now embedded."""
+
+    async def projection_page(self, project: LaggingProject, position: tuple[int, int], limit: int) -> ProjectionPage:
+        """What the vector store has to learn behind `position`, at most `limit` chunks."""
+
+    async def advance(self, project: LaggingProject, sequence: SequenceNumber) -> bool:
+        """Every change up to `sequence` is in the vector store; returns whether that ended a rebuild."""
+
+    async def restart(self, key: ProjectKey) -> None:
+        """The vector store has lost the project: everything is to be written to it again."""
+
+
+class HousekeepingCatalog(Protocol):
+    """What has to be cleared away."""
+
+    async def deleted_projects(self) -> Sequence[DeletedProject]:
+        """Deleted projects whose rows and collections are still there."""
+
+    async def purge_documents(self, key: ProjectKey, limit: int) -> int:
+        """Removes at most `limit` documents of a deleted project; returns how many."""
+
+    async def mark_purged(self, key: ProjectKey) -> None:
+        """Nothing but the tombstone is left."""
+
+    async def compact(self, *, tombstones_older_than: float, requests_older_than: float) -> int:
+        """Removes tombstones and kept answers older than so many seconds; returns how many."""

@@ -1,0 +1,136 @@
+"""The values that pass between the application and the catalog, beyond the domain that both services share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from shared.domain import (
+    Chunk,
+    ChunkId,
+    ChunkingSettings,
+    DocumentId,
+    DocumentInput,
+    ProjectId,
+    SequenceNumber,
+    Vectors,
+    VectorSequence,
+    collection_name,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectKey:
+    """The catalog's own handle of a project: unlike the id, it is never used again."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewProject:
+    """What a caller chooses of a project."""
+
+    id: ProjectId
+    display_name: str
+    description: str
+    labels: Mapping[str, str]
+    embedding_model: str
+    chunking: ChunkingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """What makes a write idempotent: the id that the caller chose, and a hash of what it asked for."""
+
+    id: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedDocument:
+    """A document that is ready to be written: cut and hashed."""
+
+    input: DocumentInput
+    chunks: tuple[Chunk, ...]
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a write did: the sequence of the document's last change, and whether this write was that change."""
+
+    document_id: DocumentId
+    sequence: SequenceNumber
+    unchanged: bool
+    chunk_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a project's feed stands.
+
+    Changes up to `floor` have lost their tombstones; those up to `embedded_sequence` have their vectors in the catalog, those up to
+    `vector_sequence` in the vector store.
+    """
+
+    epoch: str
+    head: SequenceNumber
+    floor: SequenceNumber
+    embedded_sequence: VectorSequence
+    vector_sequence: VectorSequence
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LaggingProject:
+    """A project as the projection sees it: how far its vectors have come."""
+
+    key: ProjectKey
+    id: ProjectId
+    generation: int
+    embedding_model: str
+    chunking: ChunkingSettings
+    head: SequenceNumber
+    embedded_sequence: VectorSequence
+    vector_sequence: VectorSequence
+
+    @property
+    def collection(self) -> str:
+        """Name of its collection in the vector store."""
+        return collection_name(self.id, self.generation)
+
+
+@dataclass(frozen=True, slots=True)
+class UnembeddedChunk:
+    """A chunk that needs a vector: its key in the catalog, and the title and text that the vector is made of."""
+
+    key: int
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionPage:
+    """A piece of what the vector store has to learn, in the order of `(sequence, chunk key)`.
+
+    `complete_to`: every change up to this sequence is in this page or in the pages before it. `position`: where the next page begins.
+    """
+
+    added: Sequence[ChunkId]
+    vectors: Vectors
+    removed: Sequence[ChunkId]
+    complete_to: SequenceNumber
+    position: tuple[int, int]
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to do."""
+        return not self.added and not self.removed
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedProject:
+    """A deleted project whose rows and collection are still there."""
+
+    key: ProjectKey
+    collection: str
