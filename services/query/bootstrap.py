@@ -1,0 +1,164 @@
+"""Builds the query service: the only file that names its adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psutil
+from grpc_health.v1 import health_pb2_grpc
+
+from services.query.application.search import Budgets, Search
+from services.query.config import QuerySettings
+from services.query.feed_client import GrpcFeed
+from services.query.replica.follower import Follower
+from services.query.replica.replica import Replica
+from services.query.transport.query_servicer import QueryServicer, TimeLimits
+from shared.chroma.factory import ChromaStore, create_chroma_store
+from shared.embedding.cache import CachingEmbedder
+from shared.embedding.factory import LoadableEmbedder, create_embedder
+from shared.embedding.loading import ModelLoader
+from shared.errors import VectorStoreUnavailableError
+from shared.gen.knowledgebeast.ops.v1 import status_pb2_grpc
+from shared.gen.knowledgebeast.query.v1 import query_pb2_grpc
+from shared.health import Degraded, Details, HealthMonitor
+from shared.lifecycle import Lifecycle
+from shared.observability import http, metrics, tracing
+from shared.observability.logging import get_logger
+from shared.rpc import chain
+from shared.rpc import server as rpc_server
+from shared.rpc.channel import create_channel
+from shared.rpc.status_service import StatusServicer
+
+SERVICES = ("knowledgebeast.query.v1.QueryService", "knowledgebeast.ops.v1.StatusService")
+_GIGABYTE = 1e9
+_PING_SECONDS = 1.5
+# Loading the exported model takes a tenth of that; a slower one is reported as not loaded until it is.
+_FIRST_LOAD_SECONDS = 3.0
+_CATCH_UP_LOOK_SECONDS = 0.05
+
+_log = get_logger(__name__)
+
+
+@asynccontextmanager
+async def _open_replica(settings: QuerySettings) -> AsyncIterator[Replica]:
+    replica = await asyncio.to_thread(Replica.open, settings.data_dir / "query", vectors_max=settings.replica_vectors_max)
+    try:
+        yield replica
+    finally:
+        await asyncio.to_thread(replica.close)
+
+
+def _add_checks(
+    monitor: HealthMonitor, settings: QuerySettings, replica: Replica, follower: Follower, chroma: ChromaStore, embedder: LoadableEmbedder
+) -> None:
+    """What the query service's health is made of. Only the replica is required: with it, every search has an answer."""
+
+    async def database() -> Details:
+        projects = await asyncio.to_thread(replica.projects)
+        metrics.set_active_projects(len(projects))
+        metrics.FEED_LAG.set(sum(project.lag for project in projects))
+        return {"projects": len(projects)}
+
+    async def chromadb() -> Details:
+        try:
+            await chroma.store.ping(timeout=_PING_SECONDS)
+        except VectorStoreUnavailableError:
+            metrics.CHROMADB_UP.set(0)
+            raise
+        metrics.CHROMADB_UP.set(1)
+        return {"breaker": chroma.breaker.state.value}
+
+    async def embedding_model() -> Details:
+        await embedder.embed(["ready?"])
+        return {"model": embedder.model}
+
+    async def change_feed() -> Details | Degraded:
+        metrics.FEED_CONNECTED.set(1 if follower.connected else 0)
+        lag = sum(project.lag for project in replica.projects())
+        if not follower.connected:
+            return Degraded(f"the indexer does not answer at {settings.indexer_address}: answers may be stale", {"lag": lag})
+        return {"lag": lag}
+
+    async def disk() -> Details:
+        free = await asyncio.to_thread(psutil.disk_usage, str(settings.data_dir))
+        return {"available_gb": round(free.free / _GIGABYTE, 1)}
+
+    monitor.add_check("database", database, latency=True)
+    monitor.add_check("chromadb", chromadb, latency=True)
+    monitor.add_check("embedding_model", embedding_model, interval=15.0, timeout=10.0)
+    monitor.add_check("change_feed", change_feed, interval=1.0)
+    monitor.add_check("disk", disk, interval=30.0)
+
+
+async def _become_ready(monitor: HealthMonitor, loader: ModelLoader, replica: Replica, follower: Follower, timeout: float) -> None:
+    """Takes requests once the model is loaded, or known to be missing, and the replica has caught up.
+
+    If catching up takes too long, it takes them with what there is, because stale answers beat none.
+    """
+    started = time.monotonic()
+    await loader.settled.wait()
+    while not _caught_up(replica, follower):
+        if time.monotonic() - started > timeout:
+            _log.warning("taking requests although the replica has not caught up", waited_s=timeout)
+            break
+        await asyncio.sleep(_CATCH_UP_LOOK_SECONDS)
+    await monitor.set_ready(True)
+    _log.info("ready", waited_s=round(time.monotonic() - started, 2), projects=len(replica.projects()))
+    await asyncio.Event().wait()
+
+
+def _caught_up(replica: Replica, follower: Follower) -> bool:
+    """The list of projects is known, and every project has been heard of since the start and applied up to its head."""
+    return (
+        follower.connected
+        and replica.project_list_cursor is not None
+        and all(project.contact_time is not None and project.lag == 0 for project in replica.projects())
+    )
+
+
+async def start(life: Lifecycle, settings: QuerySettings) -> None:
+    """Opens the stages of the query service in order; they are closed in reverse."""
+    life.on_stop("tracing", lambda: asyncio.to_thread(tracing.shutdown))
+    replica = await life.enter("replica", _open_replica(settings))
+    chroma = create_chroma_store(settings)
+    life.on_stop("chromadb client", chroma.client.close)
+    model = create_embedder(
+        settings.embedding_backend, settings.embedding_model, settings.model_dir, concurrency=settings.embedding_concurrency, arena=True
+    )
+    life.on_stop("embedder", lambda: asyncio.to_thread(model.close))
+    loader = ModelLoader(model)
+    life.background("model", loader.run())
+    embedder = CachingEmbedder(
+        model, max_bytes=settings.query_cache_bytes, on_hit=metrics.EMBEDDING_CACHE_HITS.inc, on_miss=metrics.EMBEDDING_CACHE_MISSES.inc
+    )
+
+    channel = create_channel(settings.indexer_address, max_message_bytes=settings.max_message_bytes)
+    life.on_stop("indexer channel", channel.close)
+    feed = GrpcFeed(channel, settings.query_name, idle_timeout=settings.feed_idle_timeout)
+    follower = Follower(feed, replica, stale_after=settings.stale_after)
+    life.background("follower", follower.run())
+
+    monitor = HealthMonitor("query", required={"database"}, grpc_services=SERVICES)
+    _add_checks(monitor, settings, replica, follower, chroma, model)
+    life.on_stop("health", monitor.stop)
+    await loader.settle(_FIRST_LOAD_SECONDS)
+    await monitor.start()
+
+    search = Search(replica, chroma.store, embedder, follower, Budgets(embed=settings.embed_timeout, vector=settings.vector_timeout))
+    limits = TimeLimits(settings.search_timeout, settings.search_timeout_max, settings.search_margin)
+    server = rpc_server.create_server(interceptors=chain.interceptors(), max_message_bytes=settings.max_message_bytes)
+    query_pb2_grpc.add_QueryServiceServicer_to_server(QueryServicer(search, limits), server)
+    status_pb2_grpc.add_StatusServiceServicer_to_server(StatusServicer(monitor), server)
+    health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)
+    rpc_server.describe(server, SERVICES)
+    port = rpc_server.bind(server, settings.query_host, settings.query_port, setting="KB_QUERY_PORT")
+    http_port = await life.enter(
+        "http", http.serving(http.create_app(monitor.snapshot), settings.query_host, settings.query_http_port, setting="KB_QUERY_HTTP_PORT")
+    )
+    await life.enter("server", rpc_server.serving(server, grace=life.grace / 2))
+    life.on_stop("readiness", monitor.enter_shutdown)
+    life.background("becoming ready", _become_ready(monitor, loader, replica, follower, settings.ready_lag_timeout))
+    _log.info("the query service listens", port=port, http_port=http_port)

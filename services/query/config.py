@@ -1,0 +1,36 @@
+"""Settings of the query service."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from shared.config import CommonSettings, Port, Seconds
+
+
+class QuerySettings(CommonSettings):
+    """`KB_*` variables that the query service reads."""
+
+    query_host: str = Field(default="127.0.0.1", description="Address that the query service's gRPC and HTTP ports listen on.")
+    query_port: Port = Field(default=50052, description="Port of the query service's gRPC services.")
+    query_http_port: Port = Field(default=9102, description="Port of the query service's /metrics and /health.")
+    query_name: str = Field(default="query", min_length=1, max_length=100, description="Name of this replica in the indexer's logs.")
+    indexer_address: str = Field(default="127.0.0.1:50051", min_length=1, description="host:port of the indexer, whose change feed is followed.")
+    replica_vectors_max: int = Field(
+        default=200_000,
+        ge=0,
+        le=10_000_000,
+        description="Chunks of a project whose vectors the replica keeps at most; a larger project's are in ChromaDB alone. 0: none are kept.",
+    )
+    search_timeout: Seconds = Field(default=10.0, description="Seconds that a search without a deadline gets.")
+    search_timeout_max: Seconds = Field(default=30.0, description="Seconds that any search gets at most, whatever its deadline.")
+    search_margin: Seconds = Field(default=0.03, le=1, description="Seconds of a deadline that are kept back to send the answer in.")
+    embed_timeout: Seconds = Field(default=1.0, description="Seconds that embedding a query may take; then the answer is degraded.")
+    vector_timeout: Seconds = Field(default=1.0, description="Seconds that the vector leg may take; then the answer is degraded.")
+    query_cache_bytes: int = Field(
+        default=32 * 1024 * 1024, ge=0, le=16 * 1024**3, description="Bytes of query embeddings that are kept for queries that come again."
+    )
+    feed_idle_timeout: Seconds = Field(default=15.0, ge=6, description="Seconds of silence after which a feed counts as broken.")
+    stale_after: Seconds = Field(default=10.0, description="Seconds without a word from the indexer after which answers say that they may be stale.")
+    ready_lag_timeout: Seconds = Field(
+        default=120.0, description="Seconds at start that the replica may take to catch up before the service takes requests all the same."
+    )

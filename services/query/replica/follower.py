@@ -1,0 +1,195 @@
+"""Keeps the replica up to date: follows the list of projects, and each project, through every interruption."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import ParamSpec, TypeVar
+
+from opentelemetry.trace import Link
+
+from services.query.replica.backoff import Backoff
+from services.query.replica.batching import in_groups, join_documents
+from services.query.replica.errors import FeedGapError
+from services.query.replica.feed import Feed
+from services.query.replica.replica import Replica
+from services.query.replica.streams import StreamState, keep_following
+from shared.domain import Cursor, DocumentBatch, FeedEvent, Heartbeat, ProjectBatch, ProjectId, Reset, SequenceNumber, VectorBatch
+from shared.observability import tracing
+
+P = ParamSpec("P")
+T = TypeVar("T")
+# Events that are read ahead of those that are being applied, a stream.
+_READ_AHEAD = 8
+# Writes that a span of applying documents is linked to, at most.
+_LINKS_A_SPAN = 16
+_tracer = tracing.get_tracer(__name__)
+
+
+class Follower:
+    """Follows the change feed until `run` is cancelled. Nobody else may write to the replica meanwhile.
+
+    Args:
+        feed: where events come from.
+        replica: what they are applied to, in threads and one at a time. It decides whether vectors are asked for.
+        backoff: waits between attempts to connect.
+        stale_after: seconds without a sign of life after which `stale_since` tells.
+    """
+
+    def __init__(self, feed: Feed, replica: Replica, *, backoff: Backoff | None = None, stale_after: float = 15.0) -> None:
+        self._feed = feed
+        self._replica = replica
+        self._backoff = backoff or Backoff()
+        self._stale_after = stale_after
+        self._list = StreamState()
+        self._streams: dict[ProjectId, StreamState] = {}
+        self._tasks: dict[ProjectId, asyncio.Task[None]] = {}
+        self._turn = asyncio.Lock()
+
+    @property
+    def connected(self) -> bool:
+        """The list of projects is being followed."""
+        return self._list.connected
+
+    @property
+    def since(self) -> float:
+        """Since when `connected` has been as it is, in seconds since 1970."""
+        return self._list.since
+
+    @property
+    def last_contact(self) -> float | None:
+        """When the indexer was last heard of on any stream, in seconds since 1970; None when it was not yet."""
+        times = [state.last_contact for state in (self._list, *self._streams.values()) if state.last_contact is not None]
+        return max(times, default=None)
+
+    def streams(self) -> dict[ProjectId, StreamState]:
+        """How the stream of each project is doing. How far it has come is in `Replica.projects`."""
+        return dict(self._streams)
+
+    def stale_since(self, project_id: ProjectId | None = None) -> float | None:
+        """When the list, or the given project too, was last heard of, in seconds since 1970, if that is too long ago; None if all is well.
+
+        A stream that has never been heard counts from when it was first asked for.
+        """
+        silent_since = self._list.silent_since
+        if project_id in self._streams:
+            silent_since = min(silent_since, self._streams[project_id].silent_since)
+        return silent_since if time.time() - silent_since > self._stale_after else None
+
+    async def run(self) -> None:
+        """Follows until it is cancelled; never returns. What goes wrong with a project is logged and tried again, and stops no other."""
+        async with asyncio.TaskGroup() as group:
+            for project in self._replica.projects():
+                self._start(group, project.project.id)
+            await keep_following("projects", self._list, self._backoff, lambda resync: self._follow_list(group, resync=resync))
+
+    # --- one project -------------------------------------------------------------------------------------------------------------------
+
+    def _start(self, group: asyncio.TaskGroup, project_id: ProjectId) -> None:
+        """Follows a project, or has it tried again at once when it is being followed."""
+        if project_id in self._tasks:
+            self._streams[project_id].wake.set()
+            return
+        state = self._streams[project_id] = StreamState()
+        work = keep_following(project_id, state, self._backoff, lambda resync: self._follow_project(project_id, state, resync=resync))
+        self._tasks[project_id] = group.create_task(work)
+
+    async def _stop(self, project_id: ProjectId) -> None:
+        task = self._tasks.pop(project_id, None)
+        self._streams.pop(project_id, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _follow_project(self, project_id: ProjectId, state: StreamState, *, resync: bool) -> None:
+        project = self._replica.project(project_id)
+        documents, vectors = (None, None) if resync else (project.documents_cursor, project.vectors_cursor)
+        wanted = self._replica.wants_vectors(project_id)
+        events = self._feed.watch_project(project_id, documents, vectors, include_vectors=wanted)
+        async with aclosing(in_groups(events, _READ_AHEAD)) as groups:
+            async for group in groups:
+                state.heard()
+                for event in join_documents(group):
+                    await self._apply(project_id, event)
+                    if not isinstance(event, Heartbeat):
+                        state.applied += 1
+
+    async def _apply(self, project_id: ProjectId, event: FeedEvent) -> None:
+        match event:
+            case Reset():
+                await self._write(self._replica.apply_reset, project_id, event)
+            case DocumentBatch():
+                links = _links(event)
+                with _tracer.start_as_current_span("replica.apply_documents", links=links, attributes={"kb.changes": len(event.changes)}):
+                    await self._write(self._replica.apply_documents, project_id, event)
+            case VectorBatch():
+                await self._write(self._replica.apply_vectors, project_id, event)
+            case Heartbeat():
+                await self._write(self._replica.apply_heartbeat, project_id, event)
+            case ProjectBatch():
+                raise FeedGapError("the feed of a project sent changes of the project list")
+
+    async def _write(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """One write at a time, so that waiting writes hold no threads that searches need."""
+        async with self._turn:
+            return await asyncio.to_thread(operation, *args, **kwargs)
+
+    # --- the list of projects ----------------------------------------------------------------------------------------------------------
+
+    async def _follow_list(self, group: asyncio.TaskGroup, *, resync: bool) -> None:
+        """After a reset the list is only compared, and projects that it no longer has are dropped at its end: their copies stay of use until then."""
+        at = None if resync else self._replica.project_list_cursor
+        listed: set[ProjectId] | None = None
+        async with aclosing(self._feed.watch_project_list(at)) as events:
+            async for event in events:
+                self._list.heard()
+                head: SequenceNumber | None = None
+                match event:
+                    case Reset():
+                        at, listed = Cursor(event.epoch, SequenceNumber(0)), set()
+                    case ProjectBatch():
+                        at = await self._apply_list(group, event, at, listed)
+                        head = event.range.head
+                    case Heartbeat():
+                        if at is None or event.epoch != at.epoch:
+                            raise FeedGapError("the project list is of another epoch")
+                        head = event.head
+                    case _:
+                        raise FeedGapError("the feed of the project list sent changes of a project")
+                if at is None or head is None:
+                    continue
+                if listed is not None and at.sequence >= head:
+                    for project in self._replica.projects():
+                        if project.project.id not in listed:
+                            await self._remove(project.project.id)
+                    listed = None
+                if listed is None and at != self._replica.project_list_cursor:
+                    await self._write(self._replica.set_project_list_cursor, at)
+                    self._list.applied += 1
+
+    async def _apply_list(self, group: asyncio.TaskGroup, batch: ProjectBatch, at: Cursor | None, listed: set[ProjectId] | None) -> Cursor:
+        covered = batch.range
+        if at is None or at.epoch != covered.epoch or at.sequence != covered.start:
+            raise FeedGapError(f"project list: a batch of ({covered.start}, {covered.end}] does not continue {at}")
+        for change in batch.changes:
+            if change.project is None:
+                await self._remove(change.project_id)
+            else:
+                if await self._write(self._replica.put_project, change.project):
+                    await self._stop(change.project_id)
+                self._start(group, change.project_id)
+            if listed is not None:
+                (listed.discard if change.project is None else listed.add)(change.project_id)
+        return Cursor(covered.epoch, covered.end)
+
+    async def _remove(self, project_id: ProjectId) -> None:
+        await self._stop(project_id)
+        await self._write(self._replica.drop_project, project_id)
+
+
+def _links(batch: DocumentBatch) -> list[Link]:
+    """Links to the requests that wrote the documents; a trace of its own, because they ended when their write was durable."""
+    traces = dict.fromkeys(change.trace for change in batch.changes if change.trace.traceparent)
+    return [link for trace in list(traces)[:_LINKS_A_SPAN] if (link := tracing.link(trace))]

@@ -1,0 +1,74 @@
+"""The values that the replica gives out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.domain import Chunk, Cursor, DocumentId, Metadata, Project, SequenceNumber, VectorSequence
+
+# Primary keys of chunks, rising: the only thing that the legs speak of. A key is never used twice.
+Pks = NDArray[np.int64]
+
+
+class ScoredPk(NamedTuple):
+    """A candidate of a leg. Larger scores are better."""
+
+    pk: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaHit:
+    """A chunk that is current, with what its document says about it."""
+
+    pk: int
+    document_id: DocumentId
+    title: str
+    metadata: Metadata
+    chunk: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaProject:
+    """A project and how far its copy has come.
+
+    Attributes:
+        project: the settings, as the project list told last; its counts and sequences are of that moment.
+        documents_cursor: everything up to here can be found by keyword; None before the first event.
+        vectors_cursor: every vector up to here is in the replica; None before the first event, or when vectors are not kept.
+        head: the newest sequence that the indexer told of.
+        vector_sequence: how far the vector store has come, as the indexer told.
+        contact_time: when the project's feed was last heard; None since the replica was opened.
+        vectors_available: `Replica.vectors` answers for this project (with what has arrived so far).
+    """
+
+    project: Project
+    documents_cursor: Cursor | None
+    vectors_cursor: Cursor | None
+    head: SequenceNumber
+    vector_sequence: VectorSequence
+    contact_time: datetime | None
+    vectors_available: bool
+
+    @property
+    def lag(self) -> int:
+        """Changes that the indexer told of and the replica has not applied."""
+        return max(0, self.head - (self.documents_cursor.sequence if self.documents_cursor else 0))
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaCounts:
+    """What the replica holds of a project."""
+
+    documents: int
+    chunks: int
+    vectors: int
+
+
+ScoredPks = Sequence[ScoredPk]

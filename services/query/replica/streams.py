@@ -1,0 +1,90 @@
+"""One stream of the feed: how it is doing, and following it again whenever it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+
+from services.query.replica.backoff import Backoff
+from services.query.replica.errors import FeedGapError
+from shared.errors import KnowledgeBeastError, NotFoundError
+
+# A stream that lived this many seconds was a good one: the failure that ended it counts as the first.
+_GOOD_STREAM_SECONDS = 5.0
+# The list of projects tells when a project is there again; this is only in case the list is interrupted too.
+_NOT_FOUND_SECONDS = 30.0
+# The first gap is healed by watching again from the replica's cursor; when that ends in a gap too, the copy is fetched from the beginning.
+_GAPS_BEFORE_RESYNC = 2
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class StreamState:
+    """How one stream is doing. Times are seconds since 1970.
+
+    Attributes:
+        connected: events are coming in.
+        since: since when it has been connected, or not.
+        last_contact: when the last event came; None when there was none.
+        applied: resets and batches that have been applied.
+        wake: set to try again at once.
+    """
+
+    connected: bool = False
+    since: float = field(default_factory=time.time)
+    last_contact: float | None = None
+    applied: int = 0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def heard(self) -> None:
+        """An event has come."""
+        self.last_contact = time.time()
+        if not self.connected:
+            self.connected, self.since = True, self.last_contact
+
+    def lost(self) -> None:
+        """The stream has ended."""
+        if self.connected:
+            self.connected, self.since = False, time.time()
+
+    @property
+    def silent_since(self) -> float:
+        """When it was last heard of, or else when it was first asked for."""
+        return self.since if self.last_contact is None else self.last_contact
+
+
+async def keep_following(name: str, state: StreamState, backoff: Backoff, follow: Callable[[bool], Awaitable[None]]) -> None:
+    """Calls `follow` again whenever it fails or ends, until the task is cancelled. What goes wrong is logged.
+
+    Args:
+        name: of the stream, for the log.
+        state: is told when the stream is lost; `follow` tells it the rest.
+        backoff: waits between attempts.
+        follow: follows until it fails; its argument says to begin from nothing, because the copy has gaps that do not heal.
+    """
+    failures = gaps = 0
+    while True:
+        state.wake.clear()
+        began, applied, gap, missing = time.monotonic(), state.applied, 0, False
+        try:
+            await follow(gaps >= _GAPS_BEFORE_RESYNC)
+        except FeedGapError as error:
+            gap = 1
+            _log.warning("feed_gap", stream=name, detail=error.message)
+        except NotFoundError:
+            missing = True
+        except KnowledgeBeastError as error:
+            _log.warning("feed_interrupted", stream=name, detail=error.message, cause=repr(error.__cause__))
+        except Exception:  # noqa: BLE001 # a defect in following one project must not stop the others; it is logged with its stack
+            _log.exception("feed_failed", stream=name)
+        state.lost()
+        gaps = gap + (gaps if state.applied == applied else 0)
+        failures = 1 if time.monotonic() - began >= _GOOD_STREAM_SECONDS else failures + 1
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_NOT_FOUND_SECONDS if missing else backoff.seconds(failures)):
+                await state.wake.wait()
