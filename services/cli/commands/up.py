@@ -1,0 +1,87 @@
+"""`kb up`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Annotated
+
+import typer
+
+from services.cli import options
+from services.cli.console import line, result
+from services.cli.signals import handled_signals
+from services.cli.stack.process import ManagedProcess
+from services.cli.stack.stack import Ports, Stack
+from services.cli.supervisor import supervise
+
+EXAMPLES = options.examples("kb up", "kb up --data-dir /var/lib/kb --indexer-port 6001 --query-port 6002")
+
+_DEFAULTS = Ports()
+Port = Annotated[int, typer.Option(min=1, max=65535, metavar="PORT")]
+
+
+def up(
+    *,
+    data_dir: options.DataDir = options.DEFAULT_DATA_DIR,
+    model_dir: options.ModelDir = None,
+    indexer_port: Port = _DEFAULTS.indexer,
+    indexer_http_port: Port = _DEFAULTS.indexer_http,
+    query_port: Port = _DEFAULTS.query,
+    query_http_port: Port = _DEFAULTS.query_http,
+    chroma_port: Port = _DEFAULTS.chroma,
+) -> None:
+    """Run ChromaDB, the indexer and the query service on this machine until Ctrl-C.
+
+    All listen on the loopback interface. ChromaDB is started again when it dies; when a service dies, all are stopped and the exit status is 1.
+    """
+    ports = Ports(indexer=indexer_port, indexer_http=indexer_http_port, query=query_port, query_http=query_http_port, chroma=chroma_port)
+    ports.check_free()
+    options.run(_run(Stack(data_dir, model_dir or data_dir / "models", ports)))
+
+
+async def _run(stack: Stack) -> None:
+    asked = asyncio.Event()
+    running = asyncio.create_task(_serve(stack))
+
+    def on_signal() -> None:
+        if asked.is_set():
+            running.cancel()  # the second time: do not wait for anything
+        asked.set()
+
+    with handled_signals(on_signal):
+        stopping = asyncio.create_task(asked.wait())
+        try:
+            await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if asked.is_set():
+                line("stopping")
+        finally:
+            stopping.cancel()
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+
+async def _serve(stack: Stack) -> None:
+    try:
+        await stack.start(on_ready=_started)
+        _announce(stack)
+        await supervise(stack, line)
+    finally:
+        await stack.stop()
+
+
+def _started(process: ManagedProcess) -> None:
+    line(f"{process.name} is ready (process {process.pid})")
+
+
+def _announce(stack: Stack) -> None:
+    indexer, query, ports = stack.indexer_address, stack.query_address, stack.ports
+    if not any(stack.model_dir.glob("*/manifest.json")):
+        line(f"there is no exported model in {stack.model_dir}: nothing is found by meaning until `kb model` has run", style="yellow")
+    result(f"indexer   {indexer}   metrics and health on http://127.0.0.1:{ports.indexer_http}")
+    result(f"query     {query}   metrics and health on http://127.0.0.1:{ports.query_http}")
+    result(f"ChromaDB  {stack.chroma_url}")
+    result(f"logs      {stack.data_dir / 'logs'}")
+    result(f"try       grpcurl -plaintext {query} list")
+    result("Ctrl-C stops everything.")

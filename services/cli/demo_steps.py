@@ -1,0 +1,149 @@
+"""The steps of `kb demo`: each says what it does, does it, shows the outcome and checks it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from services.cli import render
+from services.cli.console import result
+from services.cli.progress import Meter
+from services.cli.stack.stack import Stack
+from shared.client import DegradationReason, KnowledgeBeast, SearchMode, SearchQuery, SearchResult
+from shared.domain import DocumentId, DocumentInput
+from shared.errors import KnowledgeBeastError, NotFoundError
+
+PROJECT = "stdlib"
+
+# What is searched, how, and a document that a good answer has among its first ten.
+_SEARCHES = (
+    ("put the elements of a list into random order", SearchMode.VECTOR, "random.Random.shuffle"),
+    ("gzip mtime", SearchMode.KEYWORD, "gzip.GzipFile.mtime"),
+    ("parse command line options", SearchMode.HYBRID, "optparse.OptionParser"),
+)
+_DEGRADED_QUERY = "remove a directory tree"  # not asked before, so no cache has the answer
+_DEGRADED_EXPECTED = "pathlib.Path.rmdir"
+_VECTORS_REPLACED = frozenset({DegradationReason.VECTOR_STORE_REPLACED, DegradationReason.VECTOR_LEG_MISSING})
+
+_OKAPI = DocumentInput(DocumentId("demo/okapi"), "Okapi", "The okapi browses leaves at dusk, deep inside Congo rainforest.", {"kind": "note"})
+_OKAPI_WORD = "okapi"
+_OKAPI_MEANING = "African jungle animal eating plants"  # shares no word with the document
+_RETURN_TIMEOUT = 120.0  # seconds; the breaker looks at ChromaDB again after 30, the projector no later
+
+
+class Demo:
+    """The story so far.
+
+    Attributes:
+        failed: What the checks that failed were about.
+        passed: How many checks held.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self.failed: list[str] = []
+        self.passed = 0
+        self._stack = stack
+        self._number = 0
+
+    def heading(self, text: str) -> None:
+        """Begins a step."""
+        self._number += 1
+        result(f"\n{self._number}. {text}", style="bold")
+
+    def check(self, expected: str, holds: bool, seen: str) -> None:
+        """Says whether what was expected was seen."""
+        if holds:
+            self.passed += 1
+            result(f"✓ {expected} ({seen})", style="green")
+        else:
+            self.failed.append(expected)
+            result(f"✗ expected that {expected}, but: {seen}", style="red")
+
+    async def searches(self, kb: KnowledgeBeast, token: str) -> None:
+        """One search in each mode, seeing at least what `token` stands for."""
+        self.heading("Searching by meaning, by keyword, and by both")
+        for query, mode, expected in _SEARCHES:
+            found = await self._search(kb, SearchQuery(query, mode, top_k=10, at_least_as_fresh=token))
+            self.check(f"{expected} is among the first ten", expected in _ids(found), ", ".join(_ids(found)[:3]))
+            self.check("the answer is complete", not found.degraded, _reasons(found))
+
+    async def chroma_dies(self, kb: KnowledgeBeast) -> None:
+        """Kills ChromaDB and searches."""
+        self.heading(f"Killing ChromaDB (kill -9 {self._stack.chroma.pid}), then searching")
+        self._stack.kill_chroma()
+        found = await self._search(kb, SearchQuery(_DEGRADED_QUERY, SearchMode.HYBRID, top_k=10))
+        self.check(f"{_DEGRADED_EXPECTED} is among the first ten all the same", _DEGRADED_EXPECTED in _ids(found), ", ".join(_ids(found)[:3]))
+        honest = found.degraded and any(part.component == "chromadb" and part.reason in _VECTORS_REPLACED for part in found.degradations)
+        self.check("the answer says that it is degraded, and why", honest, _reasons(found))
+
+    async def write_without_chroma(self, kb: KnowledgeBeast) -> str:
+        """Writes a document and finds it by keyword; the consistency token of the write."""
+        self.heading("Writing a document while ChromaDB is dead")
+        written = await kb.upsert(PROJECT, [_OKAPI])
+        outcome = written.results[0]
+        seen = f"sequence {outcome.sequence}" if outcome.error is None else outcome.error.message
+        self.check("the write is acknowledged, so it is durable", outcome.error is None, seen)
+        query = SearchQuery(_OKAPI_WORD, SearchMode.KEYWORD, top_k=3, at_least_as_fresh=written.consistency_token)
+        found = await self._search(kb, query)
+        self.check("it is found by keyword at once", _ids(found)[:1] == [_OKAPI.id], ", ".join(_ids(found)) or "no hits")
+        return written.consistency_token
+
+    async def chroma_returns(self, kb: KnowledgeBeast, token: str) -> None:
+        """Starts ChromaDB again and waits until the new document is found by meaning through it."""
+        self.heading("Starting ChromaDB again, and waiting until the new document is found by meaning")
+        await self._stack.start_chroma()
+        query = SearchQuery(_OKAPI_MEANING, SearchMode.VECTOR, top_k=3, at_least_as_fresh=token)
+        began, last = time.monotonic(), "no answer"
+        with Meter("waiting", "seconds") as meter:
+            while (waited := time.monotonic() - began) < _RETURN_TIMEOUT:
+                meter.set(int(waited))
+                try:
+                    found = await kb.search(PROJECT, query)
+                except KnowledgeBeastError as error:
+                    last = error.message
+                else:
+                    # The catalog counts a change as soon as ChromaDB has its vectors; an answer that is not degraded came from there.
+                    project = await kb.get_project(PROJECT)
+                    stored = project.vector_sequence >= project.head
+                    last = _reasons(found) if found.degraded else f"{', '.join(_ids(found)) or 'no hits'}; vectors in ChromaDB: {stored}"
+                    if stored and not found.degraded and _ids(found)[:1] == [_OKAPI.id]:
+                        break
+                await asyncio.sleep(0.5)
+            else:
+                self.check(f"it is found through ChromaDB within {_RETURN_TIMEOUT:g} s", holds=False, seen=last)
+                return
+        self._show(query.query, found)
+        self.check("it is found through ChromaDB, by a query that shares no word with it", holds=True, seen=f"after {waited:.1f} s")
+
+    async def delete(self, kb: KnowledgeBeast) -> None:
+        """Deletes the document and looks for it in every way."""
+        self.heading("Deleting the document")
+        deleted = await kb.delete_documents(PROJECT, [_OKAPI.id])
+        self.check("one document is deleted", deleted.deleted_count == 1, f"{deleted.deleted_count} deleted")
+        for query, mode in ((_OKAPI_WORD, SearchMode.KEYWORD), (_OKAPI_MEANING, SearchMode.VECTOR)):
+            found = await kb.search(PROJECT, SearchQuery(query, mode, top_k=10, at_least_as_fresh=deleted.consistency_token))
+            self.check(f"it is gone from {mode.value} search", _OKAPI.id not in _ids(found), ", ".join(_ids(found)[:3]) or "no hits")
+        try:
+            await kb.get_document(PROJECT, _OKAPI.id)
+        except NotFoundError as error:
+            self.check("it is gone from the catalog", holds=True, seen=error.message)
+        else:
+            self.check("it is gone from the catalog", holds=False, seen="it is still there")
+
+    async def _search(self, kb: KnowledgeBeast, query: SearchQuery) -> SearchResult:
+        found = await kb.search(PROJECT, query)
+        self._show(query.query, found)
+        return found
+
+    @staticmethod
+    def _show(query: str, found: SearchResult) -> None:
+        result(f"\n“{query}”, {found.mode.value}:", style="italic")
+        render.search_result(query, found, shown=3)
+
+
+def _ids(found: SearchResult) -> list[str]:
+    return [hit.document_id for hit in found.hits]
+
+
+def _reasons(found: SearchResult) -> str:
+    return "; ".join(f"{part.component}: {part.reason.value}" for part in found.degradations) or "not degraded"

@@ -1,0 +1,56 @@
+"""`kb`: the entry point, and what an error looks like to a user."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from services.cli import demo
+from services.cli.commands import document, ingest, model, project, search, status, up
+from services.cli.console import line
+from shared.errors import ConflictError, InvalidArgumentError, KnowledgeBeastError, ResourceExhaustedError, UnavailableError
+
+app = typer.Typer(
+    name="kb",
+    help="KnowledgeBeast: hybrid retrieval that keeps answering when the vector store is down. Exit status: 0 done, 1 failed, 2 wrong usage.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog='Begin with `kb up` in one terminal; then `kb ingest docs -p notes --create` and `kb search "words" -p notes` in another.',
+)
+app.command(epilog=up.EXAMPLES)(up.up)
+app.command(epilog=model.EXAMPLES)(model.model)
+app.command(epilog=ingest.EXAMPLES)(ingest.ingest)
+app.command(epilog=search.EXAMPLES)(search.search)
+app.command(epilog=status.EXAMPLES)(status.status)
+app.command(epilog=demo.EXAMPLES)(demo.demo)
+app.add_typer(project.app, name="project")
+app.add_typer(document.app, name="document")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits: 0 done, 1 failed, 2 wrong usage. An expected error is one clear line on stderr, no stack trace."""
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except KnowledgeBeastError as error:
+        line(f"kb: {explain(error)}", style="red")
+        sys.exit(1)
+    except OSError as error:  # of this machine's files and sockets; nothing else in `kb` raises it
+        line(f"kb: {error.filename or ''}{': ' if error.filename else ''}{error.strerror or error}", style="red")
+        sys.exit(1)
+
+
+def explain(error: KnowledgeBeastError) -> str:
+    """What went wrong, and what to do about it."""
+    match error:
+        case UnavailableError(component="indexer" | "query" as component) if "does not answer" in error.message:
+            return f"{error.message}: is `kb up` running? (--{component} and KB_{component.upper()}_ADDRESS say where)"
+        case InvalidArgumentError() if error.violations:
+            return "; ".join(f"{violation.field}: {violation.description}" for violation in error.violations)
+        case ResourceExhaustedError():
+            return f"{error.message} (try again in {error.retry_after:g} s)"
+        case ConflictError():
+            return f"{error.message}: read it again, then retry"
+        case _:
+            return error.message

@@ -1,0 +1,76 @@
+"""How far a long job has come: a bar on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from services.cli.console import ERR, line
+
+_PLAIN_INTERVAL = 2.0  # seconds between two plain lines
+
+
+class Meter:
+    """Shows `completed of total unit`; a context manager.
+
+    Args:
+        description: What is going on.
+        unit: What is counted, in the plural.
+        total: How many there are; None when that is not known.
+    """
+
+    def __init__(self, description: str, unit: str, total: int | None = None) -> None:
+        self._description = description
+        self._unit = unit
+        self._total = total
+        self._completed = 0
+        self._shown_at = time.monotonic()
+        self._bar: Progress | None = None
+        if ERR.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(unit),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=ERR)
+            self._task = self._bar.add_task(description, total=total)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        else:
+            self._plain()
+
+    @property
+    def completed(self) -> int:
+        """How many are done."""
+        return self._completed
+
+    def advance(self, count: int = 1) -> None:
+        """Counts more as done."""
+        self.set(self._completed + count)
+
+    def set(self, completed: int, total: int | None = None) -> None:
+        """Sets how many are done, and how many there are if that has changed."""
+        self._completed = completed
+        if total is not None:
+            self._total = total
+        if self._bar is not None:
+            self._bar.update(self._task, completed=completed, total=self._total)
+        elif time.monotonic() - self._shown_at >= _PLAIN_INTERVAL:
+            self._plain()
+
+    def _plain(self) -> None:
+        self._shown_at = time.monotonic()
+        of = "" if self._total is None else f" of {self._total:,}"
+        line(f"{self._description}: {self._completed:,}{of} {self._unit}")

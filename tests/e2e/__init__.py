@@ -1,0 +1,1 @@
+"""Tests of what a user runs: `kb` and the whole stack."""

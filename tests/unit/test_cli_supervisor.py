@@ -1,0 +1,104 @@
+"""What `kb up` does when a process ends, with real processes that only sleep."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.cli.stack.process import ManagedProcess
+from services.cli.stack.stack import Ports, Stack
+from services.cli.supervisor import supervise
+from shared.errors import FailedPreconditionError, UnavailableError
+
+
+@pytest.fixture
+async def sleeping(tmp_path: Path) -> AsyncIterator[Stack]:
+    """A started stack of three processes that write a line and sleep."""
+    stack = Stack(tmp_path, tmp_path, Ports.free())
+    for name in ("chroma", "indexer", "query"):
+        setattr(stack, name, _sleeper(name, tmp_path / f"{name}.log"))
+    await stack.start()
+    yield stack
+    stack.kill()
+
+
+def _sleeper(name: str, log: Path) -> ManagedProcess:
+    async def ready() -> bool:
+        return name in await asyncio.to_thread(log.read_text)
+
+    return ManagedProcess(name, ("sh", "-c", f"echo this is {name}; exec sleep 1000"), log=log, ready=ready)
+
+
+class Told:
+    """What the supervisor said; lets a test wait for a line."""
+
+    def __init__(self) -> None:
+        self.lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def __call__(self, text: str, style: str) -> None:
+        """Keeps the text."""
+        self.lines.put_nowait(text)
+
+
+async def test_chromadb_is_started_again_as_often_as_it_dies(sleeping: Stack) -> None:
+    """Each time its end and its return are said, and the others run on."""
+    told = Told()
+    others = (sleeping.indexer.pid, sleeping.query.pid)
+    watching = asyncio.create_task(supervise(sleeping, told, first_delay=0.01))
+    async with asyncio.timeout(20):
+        for _ in range(2):
+            before = sleeping.chroma.pid
+            sleeping.kill_chroma()
+
+            assert "ChromaDB was killed by signal 9: searches go on, degraded" in await told.lines.get()
+            assert await told.lines.get() == "ChromaDB is back"
+            assert sleeping.chroma.running
+            assert sleeping.chroma.pid != before
+    watching.cancel()
+
+    assert others == (sleeping.indexer.pid, sleeping.query.pid)
+
+
+@pytest.mark.parametrize("name", ["indexer", "query"])
+async def test_the_end_of_a_service_ends_the_watch_with_its_log(sleeping: Stack, name: str) -> None:
+    """Which service it was, how it ended, and its last lines."""
+    watching = asyncio.create_task(supervise(sleeping, Told()))
+    await asyncio.sleep(0)
+    {"indexer": sleeping.indexer, "query": sleeping.query}[name].kill()
+
+    async with asyncio.timeout(20):
+        with pytest.raises(UnavailableError, match=rf"(?s)the {name} was killed by signal 9; .*this is {name}") as error:
+            await watching
+
+    assert error.value.component == name
+
+
+async def test_a_failed_start_leaves_nothing_running(sleeping: Stack, tmp_path: Path) -> None:
+    """The third one fails; the first two are stopped."""
+    sleeping.kill()
+    sleeping.query = ManagedProcess("query", ("sh", "-c", "echo no way; exit 3"), log=tmp_path / "failing.log", ready=_never)
+
+    with pytest.raises(UnavailableError, match="no way"):
+        await sleeping.start()
+
+    assert [process.running for process in sleeping.processes] == [False, False, False]
+
+
+async def _never() -> bool:
+    return False
+
+
+def test_free_ports_differ_and_a_taken_one_is_named() -> None:
+    """The message names the option of the port."""
+    ports = Ports.free()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports.query_http))
+        taken.listen()
+
+        with pytest.raises(FailedPreconditionError, match=rf"port {ports.query_http} is taken.*--query-http-port"):
+            ports.check_free()
+
+    ports.check_free()
+    assert len({ports.indexer, ports.indexer_http, ports.query, ports.query_http, ports.chroma}) == 5
