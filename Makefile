@@ -40,7 +40,7 @@ test: setup ## run the tests; ARGS goes to pytest
 	@$(BIN)/pytest $(ARGS)
 
 # One target a tool, so that what failed can be run again alone. The last line of a failed run names it: "make: *** [… check-types] Error 1".
-CHECKS := check-format check-lint check-types check-imports check-protos check-stubs check-breaking check-dead-code
+CHECKS := check-format check-lint check-types check-imports check-protos check-generated check-breaking check-dead-code
 
 .PHONY: check
 check: setup ## format, lint, types, imports, protos, generated code, dead code
@@ -63,8 +63,9 @@ check-protos: ## buf: style and format of the protos
 	@$(BIN)/buf lint || { echo "run: make check-protos"; exit 1; }
 	@$(BIN)/buf format --diff --exit-code protos || { echo "run: make format"; exit 1; }
 
-check-stubs: ## are the generated stubs those of the protos? `make gen` writes them
+check-generated: ## are stubs and documents those of the protos and the settings? `make gen` writes them
 	@$(BIN)/python -m shared.gen.generate --check || { echo "run: make gen"; exit 1; }
+	@$(BIN)/python docs/generate.py --check || { echo "run: make gen"; exit 1; }
 
 # Until something is released there is nobody to break: the check begins with the first tag v*.
 check-breaking: ## buf: do the protos break clients of the last release?
@@ -88,8 +89,9 @@ format: setup ## format code and protos, fix what ruff can fix
 	@$(BIN)/buf format --write protos
 
 .PHONY: gen
-gen: setup ## generate shared/gen from protos
+gen: setup ## generate shared/gen from the protos, docs/configuration.md from the settings
 	@$(BIN)/python -m shared.gen.generate
+	@$(BIN)/python docs/generate.py
 
 .PHONY: lock
 lock: setup ## resolve pyproject.toml into the locks; ARGS="--upgrade" takes newer versions

@@ -1,1 +1,7 @@
 """What both services are made of: the domain, the errors, and the adapters and plumbing that neither service owns alone."""
+
+import os
+
+# From 1.29 on, onnxruntime's Linux wheels send usage data (model names and hashes among them) to their vendor and write a database below the
+# home directory, from the moment they are imported, unless this is set before. Here, because nothing of ours is imported earlier.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -8,7 +8,7 @@ from shared.config import CommonSettings, Port, Seconds
 
 
 class QuerySettings(CommonSettings):
-    """`KB_*` variables that the query service reads."""
+    """Settings of the query service."""
 
     query_host: str = Field(default="127.0.0.1", description="Address that the query service's gRPC and HTTP ports listen on.")
     query_port: Port = Field(default=50052, description="Port of the query service's gRPC services.")
@@ -23,13 +23,13 @@ class QuerySettings(CommonSettings):
     )
     search_timeout: Seconds = Field(default=10.0, description="Seconds that a search without a deadline gets.")
     search_timeout_max: Seconds = Field(default=30.0, description="Seconds that any search gets at most, whatever its deadline.")
-    search_margin: Seconds = Field(default=0.03, le=1, description="Seconds of a deadline that are kept back to send the answer in.")
+    search_margin: float = Field(default=0.03, ge=0, le=1, description="Seconds of a deadline that are kept back to send the answer in.")
     embed_timeout: Seconds = Field(default=1.0, description="Seconds that embedding a query may take; then the answer is degraded.")
     vector_timeout: Seconds = Field(default=1.0, description="Seconds that the vector leg may take; then the answer is degraded.")
     query_cache_bytes: int = Field(
         default=32 * 1024 * 1024, ge=0, le=16 * 1024**3, description="Bytes of query embeddings that are kept for queries that come again."
     )
-    feed_idle_timeout: Seconds = Field(default=15.0, ge=6, description="Seconds of silence after which a feed counts as broken.")
+    feed_idle_timeout: float = Field(default=15.0, ge=6, le=3600, description="Seconds of silence after which a feed counts as broken.")
     stale_after: Seconds = Field(default=10.0, description="Seconds without a word from the indexer after which answers say that they may be stale.")
     ready_lag_timeout: Seconds = Field(
         default=120.0, description="Seconds at start that the replica may take to catch up before the service takes requests all the same."

@@ -19,8 +19,10 @@ from shared.ports import ScoredChunk
 class HnswSettings:
     """Parameters of the graph, fixed when a collection is created.
 
-    On worst-case (random) data ChromaDB's own defaults found 0.34 of the true neighbours, `ef_search` 400 found 0.75 of them. These defaults lie
-    between: more is found than by ChromaDB's own, at less than the cost of 400. `ef_search` cannot be changed later without a restart of the server.
+    The defaults are the least that found all ten of the true nearest neighbours for 32 queries about subjects that few of 8,000 chunks were about
+    (docstrings, with 16 notes of another kind among them): 1.00, against 0.98 with 200/200/32, where the nearest of all was missed at times; both took 3.3 ms.
+    On worst-case (random) data ChromaDB's own defaults found 0.34, `ef_search` 400 found 0.75. `ef_search` cannot be changed later without a restart
+    of the server.
 
     Attributes:
         ef_search: Candidates looked at in a query; more find more and take longer.
@@ -28,9 +30,9 @@ class HnswSettings:
         max_neighbors: Edges a vector; more find more and take memory.
     """
 
-    ef_search: int = 200
-    ef_construction: int = 200
-    max_neighbors: int = 32
+    ef_search: int = 400
+    ef_construction: int = 400
+    max_neighbors: int = 64
 
 
 @dataclass(frozen=True, slots=True)

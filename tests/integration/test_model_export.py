@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,25 @@ print(sorted({"torch", "transformers", "sentence_transformers", "onnx", "gt_all_
 """
     done = python(code, str(model_dir))
     assert done.stdout == "(2, 384) 254\n[]\n", done.stderr
+
+
+def test_nothing_is_reported_to_the_vendor_of_the_runtime(model_dir: Path, tmp_path: Path) -> None:
+    """Serving leaves no database of usage data in the home directory or the temporary one, from where it would be sent."""
+    code = """
+import asyncio, pathlib, sys
+from shared.embedding.factory import create_embedder
+async def main():
+    embedder = create_embedder("onnx", "all-MiniLM-L6-v2", pathlib.Path(sys.argv[1]), concurrency=1, arena=True)
+    await embedder.load()
+    await embedder.embed(["a"])
+asyncio.run(main())
+"""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model_dir)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_missing_export_is_reported_and_may_come_later(model_dir: Path, tmp_path: Path) -> None:

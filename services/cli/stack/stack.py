@@ -18,7 +18,7 @@ from shared.errors import FailedPreconditionError
 _HOST = "127.0.0.1"
 _CHROMA_START_TIMEOUT = 60.0  # seconds; 0.6 when idle, more on a busy machine
 _SERVICE_START_TIMEOUT = 60.0  # seconds; the indexer checks its database, the query service catches up with the feed
-_GRACE = 15.0  # seconds from SIGTERM to SIGKILL; more than the services' own shutdown_grace
+_GRACE = 25.0  # seconds from SIGTERM to SIGKILL; more than the services' own KB_SHUTDOWN_GRACE (20)
 
 # Folders above this one hold the packages `services` and `shared`, wherever the command is run from.
 _ROOT = Path(services.__path__[0]).resolve().parent
@@ -102,7 +102,7 @@ class Stack:
             raise
 
     async def stop(self) -> None:
-        """Stops all three, the query service first; a process that does not end within 15 s is killed. Cancelled, it kills the rest."""
+        """Stops all three, the query service first; a process that does not end within 25 s is killed. Cancelled, it kills the rest."""
         try:
             for process in reversed(self.processes):
                 await process.stop(_GRACE)
