@@ -19,8 +19,9 @@ from shared.ports import ScoredChunk
 class HnswSettings:
     """Parameters of the graph, fixed when a collection is created.
 
-    The defaults are the least that found all ten of the true nearest neighbours for 32 queries about subjects that few of 8,000 chunks were about
-    (docstrings, with 16 notes of another kind among them): 1.00, against 0.98 with 200/200/32, where the nearest of all was missed at times; both took 3.3 ms.
+    The defaults are the least that found all ten of the true nearest neighbours for 32 queries about subjects that few of 8,000 chunks were
+    about (docstrings, with 16 notes of another kind among them): 1.00, against 0.98 with 200/200/32, where the nearest of all was missed at
+    times; both took 3.3 ms.
     On worst-case (random) data ChromaDB's own defaults found 0.34, `ef_search` 400 found 0.75. `ef_search` cannot be changed later without a restart
     of the server.
 
