@@ -75,8 +75,16 @@ class Projector:
         """
         present = set(await self._store.list_collections(timeout=self._timeout))
         for project in await self._catalog.projected_projects():
-            if project.collection not in present:
+            if project.collection not in present and await self._is_lost(project):
                 await self._start_again(project)
+        return False
+
+    async def _is_lost(self, project: LaggingProject) -> bool:
+        """Asks for one collection by name: a list that is read in pages may miss one while others come and go."""
+        try:
+            await self._store.count(project.collection, timeout=self._timeout)
+        except CollectionNotFoundError:
+            return True
         return False
 
     async def _start_again(self, project: LaggingProject) -> None:

@@ -134,11 +134,12 @@ class Search:
         limit = max(_MIN_CANDIDATES, query.top_k)
         if query.mode is Mode.KEYWORD:
             return _Legs(keyword=await self._keyword(query, limit, allowed, timings))
-        async with asyncio.TaskGroup() as group:
-            vector = group.create_task(self._vector(query, project, limit, allowed, deadline, degradations, timings))
-            keyword = group.create_task(self._keyword(query, limit, allowed, timings)) if query.mode is Mode.HYBRID else None
-        legs = _Legs(vector.result(), keyword.result() if keyword else ())
-        if legs.vector is None and keyword is None:
+        vector = self._vector(query, project, limit, allowed, deadline, degradations, timings)
+        if query.mode is Mode.HYBRID:
+            # gather, not a TaskGroup, because what a leg raises is for the client: it must not come wrapped in a group.
+            return _Legs(*await asyncio.gather(vector, self._keyword(query, limit, allowed, timings)))
+        legs = _Legs(await vector)
+        if legs.vector is None:
             legs.keyword = await self._keyword(query, limit, allowed, timings)
         return legs
 

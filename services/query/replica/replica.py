@@ -261,7 +261,9 @@ class Replica:
     def _state(self, project_id: ProjectId) -> ProjectState:
         state = self._states.get(project_id)
         if state is None:
-            raise NotFoundError(f"project {project_id!r} does not exist", reason="PROJECT_NOT_FOUND")
+            raise NotFoundError(
+                f"this replica knows no project {project_id!r}: create it, or retry in a moment if it is new", reason="PROJECT_NOT_FOUND"
+            )
         return state
 
     def _notify(self, project_id: ProjectId) -> None:

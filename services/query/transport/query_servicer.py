@@ -8,15 +8,20 @@ from dataclasses import dataclass
 
 from services.query.application.search import Search
 from services.query.transport import convert, validate
+from shared.errors import KnowledgeBeastError
 from shared.gen.knowledgebeast.query.v1 import query_pb2 as pb
 from shared.gen.knowledgebeast.query.v1 import query_pb2_grpc
+from shared.observability.logging import get_logger
 from shared.resilience.deadline import Deadline
+from shared.rpc import request_id
 from shared.rpc.access_log import bind_project
 from shared.rpc.call import Context
 from shared.rpc.status import item_error
 
 # Searches of one batch that run at a time: more would only wait for the same cores.
 _BATCH_CONCURRENCY = 8
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,10 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
             async with gate:
                 try:
                     return pb.BatchSearchResponse(index=index, response=convert.response(await self._search.run(validate.query(search), deadline)))
-                except Exception as error:  # noqa: BLE001 - one search's failure, of whatever kind, is its own; item_error tells no internals
-                    return pb.BatchSearchResponse(index=index, error=item_error(error))
+                except Exception as error:  # noqa: BLE001 - one search's failure, of whatever kind, is its own
+                    if not isinstance(error, KnowledgeBeastError):
+                        _log.exception("a search of a batch failed", index=index)
+                    return pb.BatchSearchResponse(index=index, error=item_error(error, request_id.current()))
 
         tasks = [asyncio.create_task(answer(index, search)) for index, search in enumerate(request.searches)]
         try:
