@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import psutil
 from grpc_health.v1 import health_pb2_grpc
 
 from services.indexer.application.chunking import SPECIAL_TOKENS
@@ -25,10 +24,10 @@ from services.indexer.config import IndexerSettings
 from services.indexer.transport.feed_servicer import ChangeFeedServicer
 from services.indexer.transport.indexer_servicer import IndexerServicer
 from services.indexer.transport.project_servicer import ProjectServicer
+from shared.checks import add_common_checks
 from shared.chroma.factory import ChromaStore, create_chroma_store
 from shared.embedding.factory import LoadableEmbedder, create_embedder, create_tokenizer
 from shared.embedding.loading import ModelLoader
-from shared.errors import VectorStoreUnavailableError
 from shared.gen.knowledgebeast.indexer.v1 import change_feed_pb2_grpc, indexer_pb2_grpc, project_pb2_grpc
 from shared.gen.knowledgebeast.ops.v1 import status_pb2_grpc
 from shared.health import Details, HealthMonitor
@@ -45,8 +44,6 @@ SERVICES = (
     "knowledgebeast.indexer.v1.ChangeFeedService",
     "knowledgebeast.ops.v1.StatusService",
 )
-_GIGABYTE = 1e9
-_PING_SECONDS = 1.5
 # Loading the exported model takes a tenth of that; a slower one is reported as not loaded until it is.
 _FIRST_LOAD_SECONDS = 3.0
 
@@ -70,27 +67,8 @@ def _add_checks(monitor: HealthMonitor, settings: IndexerSettings, catalog: Sqli
         metrics.set_active_projects(count)
         return {"projects": count}
 
-    async def chromadb() -> Details:
-        try:
-            await chroma.store.ping(timeout=_PING_SECONDS)
-        except VectorStoreUnavailableError:
-            metrics.CHROMADB_UP.set(0)
-            raise
-        metrics.CHROMADB_UP.set(1)
-        return {"breaker": chroma.breaker.state.value}
-
-    async def embedding_model() -> Details:
-        await embedder.embed(["ready?"])
-        return {"model": embedder.model}
-
-    async def disk() -> Details:
-        free = await asyncio.to_thread(psutil.disk_usage, str(settings.data_dir))
-        return {"available_gb": round(free.free / _GIGABYTE, 1)}
-
     monitor.add_check("database", database, latency=True)
-    monitor.add_check("chromadb", chromadb, latency=True)
-    monitor.add_check("embedding_model", embedding_model, interval=15.0, timeout=10.0)
-    monitor.add_check("disk", disk, interval=30.0)
+    add_common_checks(monitor, chroma=chroma, embedder=embedder, data_dir=settings.data_dir)
 
 
 async def start(life: Lifecycle, settings: IndexerSettings) -> None:

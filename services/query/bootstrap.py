@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import psutil
 from grpc_health.v1 import health_pb2_grpc
 
 from services.query.application.search import Budgets, Search
@@ -16,11 +15,11 @@ from services.query.feed_client import GrpcFeed
 from services.query.replica.follower import Follower
 from services.query.replica.replica import Replica
 from services.query.transport.query_servicer import QueryServicer, TimeLimits
+from shared.checks import add_common_checks
 from shared.chroma.factory import ChromaStore, create_chroma_store
 from shared.embedding.cache import CachingEmbedder
 from shared.embedding.factory import LoadableEmbedder, create_embedder
 from shared.embedding.loading import ModelLoader
-from shared.errors import VectorStoreUnavailableError
 from shared.gen.knowledgebeast.ops.v1 import status_pb2_grpc
 from shared.gen.knowledgebeast.query.v1 import query_pb2_grpc
 from shared.health import Degraded, Details, HealthMonitor
@@ -33,8 +32,6 @@ from shared.rpc.channel import create_channel
 from shared.rpc.status_service import StatusServicer
 
 SERVICES = ("knowledgebeast.query.v1.QueryService", "knowledgebeast.ops.v1.StatusService")
-_GIGABYTE = 1e9
-_PING_SECONDS = 1.5
 # Loading the exported model takes a tenth of that; a slower one is reported as not loaded until it is.
 _FIRST_LOAD_SECONDS = 3.0
 _CATCH_UP_LOOK_SECONDS = 0.05
@@ -62,19 +59,6 @@ def _add_checks(
         metrics.FEED_LAG.set(sum(project.lag for project in projects))
         return {"projects": len(projects)}
 
-    async def chromadb() -> Details:
-        try:
-            await chroma.store.ping(timeout=_PING_SECONDS)
-        except VectorStoreUnavailableError:
-            metrics.CHROMADB_UP.set(0)
-            raise
-        metrics.CHROMADB_UP.set(1)
-        return {"breaker": chroma.breaker.state.value}
-
-    async def embedding_model() -> Details:
-        await embedder.embed(["ready?"])
-        return {"model": embedder.model}
-
     async def change_feed() -> Details | Degraded:
         metrics.FEED_CONNECTED.set(1 if follower.connected else 0)
         lag = sum(project.lag for project in replica.projects())
@@ -82,15 +66,9 @@ def _add_checks(
             return Degraded(f"the indexer does not answer at {settings.indexer_address}: answers may be stale", {"lag": lag})
         return {"lag": lag}
 
-    async def disk() -> Details:
-        free = await asyncio.to_thread(psutil.disk_usage, str(settings.data_dir))
-        return {"available_gb": round(free.free / _GIGABYTE, 1)}
-
     monitor.add_check("database", database, latency=True)
-    monitor.add_check("chromadb", chromadb, latency=True)
-    monitor.add_check("embedding_model", embedding_model, interval=15.0, timeout=10.0)
+    add_common_checks(monitor, chroma=chroma, embedder=embedder, data_dir=settings.data_dir)
     monitor.add_check("change_feed", change_feed, interval=1.0)
-    monitor.add_check("disk", disk, interval=30.0)
 
 
 async def _become_ready(monitor: HealthMonitor, loader: ModelLoader, replica: Replica, follower: Follower, timeout: float) -> None:

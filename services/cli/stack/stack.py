@@ -155,16 +155,16 @@ class Stack:
         async def ready() -> bool:
             return await is_ready(address)
 
-        return ManagedProcess(name, (sys.executable, "-m", f"services.{name}"), log=self._log(name), ready=ready, env=self._environment(name))
+        return ManagedProcess(name, (sys.executable, "-m", f"services.{name}"), log=self._log(name), ready=ready, env=self._environment())
 
-    def _environment(self, name: str) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         ports = self.ports
         python_path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
         return {
             **os.environ,
             **self._settings,
             "PYTHONPATH": python_path,
-            "KB_DATA_DIR": str(self.data_dir / name),
+            "KB_DATA_DIR": str(self.data_dir),
             "KB_MODEL_DIR": str(self.model_dir),
             "KB_CHROMA_URL": self.chroma_url,
             "KB_INDEXER_HOST": _HOST,
