@@ -101,7 +101,7 @@ class CommonSettings(BaseSettings):
 
     shutdown_grace: Seconds = Field(default=20.0, description="Seconds from SIGTERM until the service must have stopped.")
     max_message_bytes: int = Field(
-        default=16 * 1024 * 1024, ge=64 * 1024, le=512 * 1024 * 1024, description="Size limit of a gRPC message in bytes, both ways."
+        default=16 * 1024 * 1024, ge=16 * 1024 * 1024, le=512 * 1024 * 1024, description="Size limit of a gRPC message in bytes, both ways."
     )
 
 

@@ -122,12 +122,15 @@ class Project:
     @property
     def collection(self) -> str:
         """Name of the collection in the vector store that holds this project's vectors."""
-        return collection_name(self.id, self.generation)
+        return collection_name(self.id, self.generation, self.epoch)
 
 
-def collection_name(project: ProjectId, generation: int) -> str:
-    """`kb_<project>_g<generation>`: generations are never used twice, so a stale collection is never mistaken for a new one."""
-    return f"kb_{project}_g{generation}"
+def collection_name(project: ProjectId, generation: int, epoch: str) -> str:
+    """`kb_<project>_g<generation>_<beginning of the epoch>`.
+
+    A catalog that was lost or restored counts its generations again; the epoch is random, so an older collection is never mistaken for this one.
+    """
+    return f"kb_{project}_g{generation}_{epoch[:8]}"
 
 
 # --- the change feed -----------------------------------------------------------------------------------------------------------------------

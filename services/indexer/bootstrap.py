@@ -63,6 +63,7 @@ def _add_checks(monitor: HealthMonitor, settings: IndexerSettings, catalog: Sqli
     """What the indexer's health is made of. Only the catalog is required: writes need nothing else."""
 
     async def database() -> Details:
+        await catalog.probe()
         count = await catalog.count_projects()
         metrics.set_active_projects(count)
         return {"projects": count}

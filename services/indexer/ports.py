@@ -85,8 +85,8 @@ class DocumentCatalog(Protocol):
     async def recall(self, scope: str, request: RequestKey) -> bytes | None:
         """The answer that was kept for a request. Raises InvalidArgumentError if the request id was used for another request."""
 
-    async def remember(self, scope: str, request: RequestKey, answer: bytes) -> None:
-        """Keeps the answer of a request for 24 hours."""
+    async def remember(self, scope: str, request: RequestKey, answer: bytes) -> bytes:
+        """Keeps the answer of a request for 24 hours, unless there is one; returns the one that is kept."""
 
     async def get_document(self, key: ProjectKey, document_id: DocumentId) -> Document:
         """One document with text and chunks. Raises NotFoundError."""
@@ -110,8 +110,11 @@ class FeedCatalog(Protocol):
     async def position(self, key: ProjectKey) -> Position:
         """Where a project's feed stands."""
 
-    async def document_batch(self, key: ProjectKey, after: SequenceNumber, limit: int) -> DocumentBatch:
-        """Changes of documents, at most `limit`; the texts of documents are left out, their chunks carry them."""
+    async def document_batch(self, key: ProjectKey, after: SequenceNumber, limit: int, floor: SequenceNumber) -> DocumentBatch | None:
+        """Changes of documents, at most `limit` and a few megabytes; the texts of documents are left out, their chunks carry them.
+
+        None if tombstones after that sequence have been compacted away since the floor was at `floor`.
+        """
 
     async def vector_batch(
         self, key: ProjectKey, after: SequenceNumber, position: tuple[int, int], up_to: SequenceNumber
@@ -124,6 +127,9 @@ class FeedCatalog(Protocol):
 
 class ProjectionCatalog(Protocol):
     """What has to be embedded and written to the vector store."""
+
+    async def position(self, key: ProjectKey) -> Position:
+        """Where a project stands, also if it is deleted."""
 
     async def projects_to_embed(self) -> Sequence[LaggingProject]:
         """Projects with changes that are not embedded."""

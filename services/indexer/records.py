@@ -88,8 +88,10 @@ class LaggingProject:
     key: ProjectKey
     id: ProjectId
     generation: int
+    epoch: str
     embedding_model: str
     chunking: ChunkingSettings
+    chunk_count: int
     head: SequenceNumber
     embedded_sequence: VectorSequence
     vector_sequence: VectorSequence
@@ -97,7 +99,7 @@ class LaggingProject:
     @property
     def collection(self) -> str:
         """Name of its collection in the vector store."""
-        return collection_name(self.id, self.generation)
+        return collection_name(self.id, self.generation, self.epoch)
 
 
 @dataclass(frozen=True, slots=True)

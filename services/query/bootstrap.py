@@ -54,7 +54,8 @@ def _add_checks(
     """What the query service's health is made of. Only the replica is required: with it, every search has an answer."""
 
     async def database() -> Details:
-        projects = await asyncio.to_thread(replica.projects)
+        await asyncio.to_thread(replica.check)
+        projects = replica.projects()
         metrics.set_active_projects(len(projects))
         metrics.FEED_LAG.set(sum(project.lag for project in projects))
         return {"projects": len(projects)}
@@ -64,6 +65,9 @@ def _add_checks(
         lag = sum(project.lag for project in replica.projects())
         if not follower.connected:
             return Degraded(f"the indexer does not answer at {settings.indexer_address}: answers may be stale", {"lag": lag})
+        stale = [project_id for project_id in follower.streams() if follower.stale_since(project_id) is not None]
+        if stale:
+            return Degraded(f"changes of {len(stale)} projects do not come through, {stale[0]} among them: see the log", {"lag": lag})
         return {"lag": lag}
 
     monitor.add_check("database", database, latency=True)

@@ -10,7 +10,7 @@ from typing import TypeVar
 from shared.domain import ChunkId, Vector, Vectors
 from shared.errors import CircuitOpenError, CollectionNotFoundError, VectorStoreError, VectorStoreUnavailableError
 from shared.ports import ScoredChunk, VectorStore
-from shared.resilience.breaker import Breaker
+from shared.resilience.breaker import NO_TIME, TOO_HASTY, Breaker
 from shared.resilience.deadline import Clock, Deadline
 from shared.resilience.retry import RetryBudget, RetryPolicy
 
@@ -29,7 +29,6 @@ class CallOutcome(enum.StrEnum):
     ERROR = "error"  # none of the port's errors: a bug
 
 
-NO_TIME = "NO_TIME"  # reason of the error when the time given does not do for an attempt
 OnCall = Callable[[str, CallOutcome, float], None]  # operation, outcome, seconds
 
 
@@ -50,7 +49,8 @@ class ResilientVectorStore:
         on_call: Called after each attempt; must not raise.
         attempt_timeout: Seconds that one attempt gets at most; None leaves it all that is left.
         margin: Seconds kept back from an attempt, at most a quarter of what is left.
-        min_attempt: Seconds below which an attempt is not made, since its failure would say nothing about the store.
+        min_attempt: Seconds below which an attempt is not made.
+        min_telling: Seconds that a caller must give for a timeout to count: callers in a hurry must not open the breaker for those who are not.
         clock: Monotonic seconds.
     """
 
@@ -65,6 +65,7 @@ class ResilientVectorStore:
         attempt_timeout: float | None = None,
         margin: float = 0.03,
         min_attempt: float = 0.01,
+        min_telling: float = 0.25,
         clock: Clock = time.monotonic,
     ) -> None:
         self._inner = inner
@@ -75,6 +76,7 @@ class ResilientVectorStore:
         self._attempt_timeout = attempt_timeout
         self._margin = margin
         self._min_attempt = min_attempt
+        self._min_telling = min_telling
         self._clock = clock
 
     async def query(self, collection: str, vector: Vector, limit: int, *, timeout: float) -> Sequence[ScoredChunk]:
@@ -115,9 +117,20 @@ class ResilientVectorStore:
         async def attempt() -> T:
             if (left := deadline.remaining()) < self._min_attempt:
                 raise VectorStoreUnavailableError("There is no time left to ask the vector store.", reason=NO_TIME)
-            return await self._breaker.call_async(call, self._share(left))
+            attempt_of = self._hasty if left < self._min_telling else _plain
+            return await self._breaker.call_async(attempt_of, call, self._share(left))
 
         return await self._retry.call(lambda: self._measured(operation, attempt), deadline=deadline, budget=self._budget)
+
+    async def _hasty(self, call: Callable[[float], Awaitable[T]], share: float) -> T:
+        """An attempt for a caller in a hurry; if it runs out of time it says so, because that tells nothing of the store."""
+        begin = self._clock()
+        try:
+            return await call(share)
+        except VectorStoreUnavailableError as error:
+            if self._clock() - begin >= share * 0.9:
+                raise VectorStoreUnavailableError("The time given was too short for the vector store.", reason=TOO_HASTY) from error
+            raise
 
     def _share(self, left: float) -> float:
         """Seconds of one attempt."""
@@ -138,6 +151,10 @@ class ResilientVectorStore:
             return result
         finally:
             self._on_call(operation, outcome, self._clock() - begin)
+
+
+async def _plain(call: Callable[[float], Awaitable[T]], share: float) -> T:
+    return await call(share)
 
 
 def _outcome(error: Exception) -> CallOutcome:

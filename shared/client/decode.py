@@ -30,7 +30,7 @@ _MODES: dict[int, types.SearchMode] = {
     query_pb2.SEARCH_MODE_KEYWORD: types.SearchMode.KEYWORD,
 }
 _REASONS: dict[int, types.DegradationReason] = {
-    query_pb2.Degradation.REASON_VECTOR_STORE_REPLACED: types.DegradationReason.VECTOR_STORE_REPLACED,
+    query_pb2.Degradation.REASON_VECTOR_STORE_UNAVAILABLE: types.DegradationReason.VECTOR_STORE_UNAVAILABLE,
     query_pb2.Degradation.REASON_VECTOR_LEG_MISSING: types.DegradationReason.VECTOR_LEG_MISSING,
     query_pb2.Degradation.REASON_EMBEDDING_UNAVAILABLE: types.DegradationReason.EMBEDDING_UNAVAILABLE,
     query_pb2.Degradation.REASON_REPLICA_STALE: types.DegradationReason.REPLICA_STALE,

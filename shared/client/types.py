@@ -30,7 +30,7 @@ class FusionMethod(enum.Enum):
 class DegradationReason(enum.Enum):
     """Why an answer is not as good as it could be. UNKNOWN: a newer service said something that this client has no word for."""
 
-    VECTOR_STORE_REPLACED = "vector_store_replaced"
+    VECTOR_STORE_UNAVAILABLE = "vector_store_unavailable"
     VECTOR_LEG_MISSING = "vector_leg_missing"
     EMBEDDING_UNAVAILABLE = "embedding_unavailable"
     REPLICA_STALE = "replica_stale"

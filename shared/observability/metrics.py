@@ -113,7 +113,9 @@ def _start_at_zero(counter: Counter, label: str, values: Iterable[str]) -> None:
         counter.labels(**{label: value})
 
 
-_start_at_zero(DEGRADED_ANSWERS, "reason", ("vector_store_replaced", "vector_leg_missing", "embedding_unavailable", "replica_stale", "vectors_stale"))
+_start_at_zero(
+    DEGRADED_ANSWERS, "reason", ("vector_store_unavailable", "vector_leg_missing", "embedding_unavailable", "replica_stale", "vectors_stale")
+)
 _start_at_zero(DOCUMENTS_WRITTEN, "outcome", ("written", "unchanged", "deleted", "refused"))
 _start_at_zero(BREAKER_TRANSITIONS, "to", ("closed", "half_open", "open"))
 _start_at_zero(RETRIES, "outcome", _RETRY_OUTCOMES)

@@ -44,10 +44,17 @@ class BreakerState(enum.StrEnum):
 StateListener = Callable[[BreakerState, BreakerState], None]  # old and new state
 RejectionListener = Callable[[], None]
 
+NO_TIME = "NO_TIME"  # reason of the error when the time given does not do for an attempt
+TOO_HASTY = "TOO_HASTY"  # reason of the error when an attempt ran out of a time that was too short to tell anything
+HURRIED = frozenset({NO_TIME, TOO_HASTY})
+
 
 def vector_store_failed(error: BaseException) -> bool:
-    """Whether an error speaks against the vector store: it did not answer. Neither its refusals nor an open circuit do."""
-    return isinstance(error, VectorStoreUnavailableError) and not isinstance(error, CircuitOpenError)
+    """Whether an error speaks against the vector store: it did not answer, though it was given time to.
+
+    Neither its refusals nor an open circuit do, nor a caller in such a hurry that its time was over before anybody could have answered.
+    """
+    return isinstance(error, VectorStoreUnavailableError) and not isinstance(error, CircuitOpenError) and error.reason not in HURRIED
 
 
 class Breaker(circuitbreaker.CircuitBreaker):  # type: ignore[misc] # circuitbreaker ships no types

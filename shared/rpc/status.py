@@ -200,6 +200,9 @@ def _build(
     code: grpc.StatusCode, reason: str, message: str, violations: tuple[FieldViolation, ...], retry_after: float, component: str
 ) -> KnowledgeBeastError:
     """The error of our tree for a code and a reason."""
+    if code is grpc.StatusCode.CANCELLED:
+        # We did not cancel (that raises CancelledError), so the server did: it is going down.
+        code = grpc.StatusCode.UNAVAILABLE
     kind, stated = _BY_REASON.get(reason) or _BY_CODE.get(code, KnowledgeBeastError), reason or None
     if issubclass(kind, InvalidArgumentError):
         return kind(message, violations, reason=stated)

@@ -183,6 +183,7 @@ BAD_DOCUMENTS = [
     pytest.param(indexer_pb2.DocumentInput(id="a", text=" "), "text", id="blank text"),
     pytest.param(indexer_pb2.DocumentInput(id="a", text="x" * 2_000_001), "text", id="long text"),
     pytest.param(indexer_pb2.DocumentInput(id="a", text="x", title="t" * 1_001), "title", id="long title"),
+    pytest.param(indexer_pb2.DocumentInput(id="a", text="\N{GRINNING FACE} " * 999_999), "text", id="too large with its chunks"),
     pytest.param(indexer_pb2.DocumentInput(id="a", text="x", metadata=metadata(year=math.nan)), "metadata.year", id="NaN"),
     pytest.param(indexer_pb2.DocumentInput(id="a", text="x", metadata=metadata(year=math.inf)), "metadata.year", id="infinite"),
     pytest.param(indexer_pb2.DocumentInput(id="a", text="x", metadata=metadata(big=2.0**53 + 2)), "metadata.big", id="beyond 2^53"),
@@ -205,7 +206,7 @@ async def test_a_wrong_document_fails_alone(services: Services, document: indexe
     """The documents before and behind it are written; its own result says which field is wrong."""
     good = [indexer_pb2.DocumentInput(id=f"good{number}-{uuid.uuid4().hex}", text="Good text.") for number in range(2)]
     request = indexer_pb2.UpsertDocumentsRequest(project_id=PROJECT, documents=[good[0], document, good[1]])
-    response = await services.indexer.UpsertDocuments(request, timeout=10)
+    response = await services.indexer.UpsertDocuments(request, timeout=60)
 
     assert [result.WhichOneof("outcome") for result in response.results] == ["written", "error", "written"]
     assert response.results[1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]

@@ -200,7 +200,7 @@ async def test_searches_go_on_without_chromadb_and_recover_with_it(own_stack: St
         written = await client.search("docs", SearchQuery("dutch artist and his flowers", SearchMode.VECTOR, at_least_as_fresh=token))
         assert found(written)[0] == "sun", "the replica's own vectors find it"
         assert written.degraded
-        assert [degradation.reason for degradation in written.degradations] == [DegradationReason.VECTOR_STORE_REPLACED]
+        assert [degradation.reason for degradation in written.degradations] == [DegradationReason.VECTOR_STORE_UNAVAILABLE]
         assert written.degradations[0].component == "chromadb"
         with pytest.raises(UnavailableError):
             await client.search("docs", SearchQuery("anything", allow_degraded=False))

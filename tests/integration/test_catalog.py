@@ -13,7 +13,7 @@ import pytest
 
 from services.indexer.application.ingest import content_hash
 from services.indexer.catalog.migrations import migrations
-from services.indexer.catalog.sqlite import SqliteCatalog
+from services.indexer.catalog.sqlite import RESTORED_MARKER, SqliteCatalog
 from services.indexer.records import NewProject, PreparedDocument, ProjectKey, RequestKey, Written
 from shared.domain import Chunk, ChunkId, ChunkingSettings, DocumentId, DocumentInput, ProjectId, ProjectState, SequenceNumber, TraceContext
 from shared.errors import AlreadyExistsError, ConfigurationError, ConflictError, CorruptionError, InvalidArgumentError, NotFoundError
@@ -211,6 +211,45 @@ async def test_a_request_id_used_for_another_request_is_refused(catalog: SqliteC
         await catalog.upsert_documents(PROJECT, key, [prepared("b", "two")], TraceContext(), RequestKey(identifier, b"second"))
 
 
+async def test_two_calls_with_one_request_id_get_one_answer(catalog: SqliteCatalog) -> None:
+    """What was kept first is the answer, also for a call that was under way at the same time."""
+    await create(catalog)
+    request = RequestKey(str(uuid.uuid4()), b"fingerprint")
+    assert await catalog.remember(PROJECT, request, b"first") == b"first"
+    assert await catalog.remember(PROJECT, request, b"second") == b"first"
+
+
+async def test_a_restored_copy_begins_a_new_incarnation(tmp_path: Path) -> None:
+    """With the marker beside it, an older copy is not mistaken for the catalog that consumers knew: every epoch and collection is new."""
+    catalog = SqliteCatalog.open(tmp_path)
+    key = await create(catalog)
+    await write(catalog, key, prepared("a", "one"))
+    await embed_everything(catalog)
+    (lagging,) = await catalog.projects_to_project()
+    await catalog.advance(lagging, SequenceNumber(1))
+    before, list_before = await catalog.get_project(PROJECT), (await catalog.project_list_position())[0]
+    await catalog.close()
+    copy = (tmp_path / "catalog.db").read_bytes()
+
+    catalog = SqliteCatalog.open(tmp_path)
+    await write(catalog, key, prepared("lost", "by the restore"))
+    await catalog.close()
+    (tmp_path / "catalog.db").write_bytes(copy)
+    (tmp_path / RESTORED_MARKER).touch()
+    catalog = SqliteCatalog.open(tmp_path)
+    after, list_after = await catalog.get_project(PROJECT), (await catalog.project_list_position())[0]
+    (rebuild,) = await catalog.projects_to_project()
+    page = await catalog.projection_page(rebuild, (0, 0), 10)
+    await catalog.close()
+
+    assert after.epoch != before.epoch
+    assert after.collection != before.collection
+    assert list_after.epoch != list_before.epoch
+    assert after.state is ProjectState.REBUILDING
+    assert page.added == ["a#one"], "its vectors are kept"
+    assert not (tmp_path / RESTORED_MARKER).exists()
+
+
 async def test_a_document_changed_after_it_was_selected_is_not_deleted(catalog: SqliteCatalog) -> None:
     """A delete that names a sequence leaves later content alone."""
     key = await create(catalog)
@@ -278,7 +317,7 @@ async def test_a_damaged_catalog_is_refused(tmp_path: Path) -> None:
     content[8192:40960] = b"\x5a" * 32768
     file.write_bytes(content)
 
-    with pytest.raises(CorruptionError, match="restore"):
+    with pytest.raises(CorruptionError, match=r"catalog\.restored"):
         SqliteCatalog.open(tmp_path)
 
 
@@ -303,13 +342,14 @@ async def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path)
     catalog = SqliteCatalog.open(tmp_path)
     key, project = await catalog.find_project(ProjectId("library"))
     document = await catalog.get_document(key, DocumentId("guide"))
-    batch = await catalog.document_batch(key, SequenceNumber(0), 100)
+    batch = await catalog.document_batch(key, SequenceNumber(0), 100, SequenceNumber(0))
     vectors, _ = await catalog.vector_batch(key, SequenceNumber(0), (0, 0), SequenceNumber(project.vector_sequence))
     await catalog.close()
 
     assert [chunk.text for chunk in document.chunks] == ["First paragraph.", "Second paragraph."]
     assert document.metadata == {"lang": "en", "tags": ("a", "b")}
     assert (project.head, project.vector_sequence, project.document_count) == (3, 3, 1)
+    assert batch is not None
     assert batch.range.end == 3
     assert vectors.vectors.tolist() == [[1.0, 0.0], [0.0, 1.0]]
     connection = apsw.Connection(str(tmp_path / "catalog.db"))

@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from services.indexer.application.feed import ChangeFeed
 from services.indexer.application.signals import Signals
 from services.indexer.catalog.sqlite import SqliteCatalog
 from services.indexer.records import ProjectKey
+from services.indexer.transport import convert
 from shared.domain import (
     Cursor,
     DocumentBatch,
@@ -134,7 +136,10 @@ def test_a_consumer_that_is_cut_off_anywhere_ends_with_the_catalogs_state(operat
                     case "embed":
                         await embed_everything(catalog)
                     case "follow":
+                        begun = any(cursor and cursor.sequence for cursor in consumer.cursors.values())
+                        resets = len(consumer.resets)
                         await consumer.follow(feed, events=int(argument))
+                        assert not begun or all(reset.stream is FeedStream.VECTORS for reset in consumer.resets[resets:]), "no reset at a reconnect"
             await embed_everything(catalog)
             await consumer.follow(feed)
 
@@ -142,7 +147,7 @@ def test_a_consumer_that_is_cut_off_anywhere_ends_with_the_catalogs_state(operat
             live = {f"{document}#{text}" for document, texts in model.items() for text in texts}
             assert live <= consumer.vectors.keys()
             assert all(consumer.vectors[chunk_id][0] == len(chunk_id.split("#")[1]) for chunk_id in live)
-            assert len(consumer.resets) == 1, "one for the missing cursor, none at a reconnect"
+            assert {reset.reason for reset in consumer.resets} == {ResetReason.NO_CURSOR}
 
     asyncio.run(scenario())
 
@@ -171,6 +176,9 @@ async def test_a_cursor_that_cannot_be_continued_is_reset_with_the_reason() -> N
         epoch = (await catalog.position(key)).epoch
 
         assert await resets_for(feed, None) == [(FeedStream.DOCUMENTS, ResetReason.NO_CURSOR)]
+        assert await resets_for(feed, Cursor(epoch, SequenceNumber(0))) == [(FeedStream.DOCUMENTS, ResetReason.NO_CURSOR)], (
+            "it may hold a first batch"
+        )
         assert await resets_for(feed, Cursor("other", SequenceNumber(5))) == [(FeedStream.DOCUMENTS, ResetReason.EPOCH_CHANGED)]
         assert await resets_for(feed, Cursor(epoch, SequenceNumber(6))) == [(FeedStream.DOCUMENTS, ResetReason.AHEAD_OF_HEAD)]
         assert await resets_for(feed, Cursor(epoch, SequenceNumber(3))) == [(FeedStream.DOCUMENTS, ResetReason.COMPACTED)]
@@ -244,3 +252,45 @@ async def test_vectors_of_a_large_document_come_in_parts_that_join() -> None:
         await consumer.follow(feed)
 
         assert len(consumer.vectors) == 2_300
+
+
+async def test_messages_stay_below_the_limit_whatever_the_documents_are_made_of() -> None:
+    """Long metadata is much longer on the wire than in the catalog: batches end before a message gets too large to be sent."""
+    async with opened() as (catalog, feed, _):
+        key = await create(catalog)
+        numbers = tuple(number % 10 for number in range(16_000))
+        for start in range(0, 120, 20):
+            documents = [prepared(f"d{number}", "text") for number in range(start, start + 20)]
+            await write(catalog, key, *[replace(one, input=replace(one.input, metadata={"numbers": numbers})) for one in documents])
+        seen, largest = 0, 0
+        async with aclosing(feed.watch_project(PROJECT, None, None, include_vectors=False)) as stream:
+            async for event in stream:
+                largest = max(largest, convert.feed_event(event).ByteSize())
+                if isinstance(event, DocumentBatch):
+                    seen += len(event.changes)
+                    if event.range.end == event.range.head:
+                        break
+        assert seen == 120
+        assert largest < 16 * 1024 * 1024
+
+
+async def test_a_consumer_that_falls_behind_the_compaction_while_connected_is_reset() -> None:
+    """Its stream was open before the tombstones went: it is told to start again, and ends with the catalog's state."""
+    async with opened() as (catalog, feed, _):
+        key = await create(catalog)
+        await write(catalog, key, *[prepared(f"d{number}", "x") for number in range(250)])
+        consumer = Consumer()
+        async with aclosing(feed.watch_project(PROJECT, None, None, include_vectors=False)) as stream:
+            while consumer.cursors["documents"] is None or consumer.cursors["documents"].sequence == 0:
+                consumer.apply(await anext(stream))
+            assert len(consumer.documents) == 200
+            await catalog.delete_documents(key, [(DocumentId("d7"), None)], TraceContext())
+            await embed_everything(catalog)
+            (project,) = await catalog.projects_to_project()
+            await catalog.advance(project, SequenceNumber(251))
+            await catalog.compact(tombstones_older_than=-1, requests_older_than=0)
+            async with asyncio.timeout(10):
+                while "d249" not in consumer.documents:
+                    consumer.apply(await anext(stream))
+        assert [reset.reason for reset in consumer.resets] == [ResetReason.NO_CURSOR, ResetReason.COMPACTED]
+        assert consumer.documents.keys() == {f"d{number}" for number in range(250) if number != 7}

@@ -230,7 +230,7 @@ async def test_the_breaker_spares_a_hung_server_and_its_callers(own_chroma: Chro
     own_chroma.suspend()
     for _ in range(5):
         with pytest.raises(VectorStoreUnavailableError):
-            await store.query(name, vectors[0], 5, timeout=0.2)
+            await store.query(name, vectors[0], 5, timeout=0.3)
     assert breaker.state is BreakerState.OPEN
 
     begin = time.monotonic()

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from services.query.replica import Replica
-from services.query.replica.backoff import Backoff
 from services.query.replica.feed import Feed
 from services.query.replica.follower import Follower
 from shared.domain import Cursor, DocumentBatch, ProjectId
-from shared.errors import NotFoundError
+from shared.errors import NotFoundError, UnavailableError
 from shared.filters import Comparison, Negation, Operator
+from shared.resilience.backoff import Backoff
 from tests.fakes.feed import ModelFeed, vector_of
 
 P = ProjectId("p")
@@ -261,7 +261,7 @@ async def test_says_how_it_is_doing(tmp_path: Path) -> None:
         await until(lambda: not follower.connected and not follower.streams()[P].connected)
         assert follower.since >= connected_since
         await until(follower.stale_since)
-        assert (follower.stale_since() or 0.0) >= heard
+        assert (follower.stale_since() or 0.0) >= connected_since
         assert follower.stale_since(P) is not None
         feed.down = False
         await until(lambda: follower.connected and follower.stale_since() is None)
@@ -279,4 +279,31 @@ async def test_vectors_are_not_asked_for_when_they_would_not_be_kept(tmp_path: P
     assert replica.project(P).vectors_cursor is None
     assert replica.counts(P).vectors == 0
     assert replica.keyword(P, "alpha", 1)
+    replica.close()
+
+
+async def test_changes_that_cannot_be_applied_are_no_sign_of_life(tmp_path: Path) -> None:
+    """The indexer is heard, but what it tells does not come through: the copy counts as silent since the last change that did."""
+    broken, attempts = False, 0
+
+    def step(name: str) -> None:
+        nonlocal attempts
+        if broken and name == "documents stored":
+            attempts += 1
+            raise UnavailableError("the disk is gone", component="database")
+
+    feed, replica = ModelFeed(), Replica.open(tmp_path / "replica", vectors_max=0, step=step)
+    feed.create_project(P)
+    feed.upsert(P, "one", "alpha")
+    async with following(feed, replica) as follower:
+        await until(lambda: P in {each.project.id for each in replica.projects()} and replica.project(P).head and replica.project(P).lag == 0)
+        await until(lambda: follower.streams()[P].connected)
+        broken = True
+        feed.upsert(P, "two", "beta")
+        await until(lambda: attempts >= 1)
+        heard = follower.streams()[P].last_contact
+        await until(lambda: attempts >= 4)
+        assert follower.streams()[P].last_contact == heard
+        broken = False
+        await until(lambda: replica.project(P).lag == 0 and follower.streams()[P].last_contact != heard)
     replica.close()

@@ -58,7 +58,7 @@ def test_settings_cannot_be_changed() -> None:
         ("KB_CHROMA_URL", "ftp://host", "'http' or 'https'"),
         ("KB_LOG_FORMAT", "xml", "'auto', 'json' or 'console'"),
         ("KB_LOG_LEVELS", "grpc=loud", "logger=level"),
-        ("KB_MAX_MESSAGE_BYTES", "1", "at least 65,536"),
+        ("KB_MAX_MESSAGE_BYTES", "1", "at least 16,777,216"),
     ],
 )
 def test_a_wrong_value_is_named_and_explained(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: str) -> None:

@@ -7,11 +7,11 @@ import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from services.query.replica.backoff import Backoff
 from services.query.replica.batching import MAX_CHANGES, in_groups, join_documents
 from services.query.replica.waiter import Waiter
 from shared.domain import Cursor, DocumentBatch, FeedEvent, Heartbeat, ProjectId, SequenceNumber, VectorSequence
 from shared.errors import UnavailableError
+from shared.resilience.backoff import Backoff
 from tests.fakes.feed import TIME, make_batch, make_document
 
 P = ProjectId("p")

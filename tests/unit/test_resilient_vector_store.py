@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from shared.chroma.resilient import NO_TIME, CallOutcome, ResilientVectorStore
+from shared.chroma.resilient import CallOutcome, ResilientVectorStore
 from shared.errors import CircuitOpenError, CollectionNotFoundError, VectorStoreError, VectorStoreUnavailableError
-from shared.resilience.breaker import Breaker, BreakerState
+from shared.resilience.breaker import NO_TIME, Breaker, BreakerState
 from shared.resilience.retry import RetryBudget, RetryPolicy
 from tests.fakes.vector_store import FakeVectorStore
 
@@ -112,6 +112,16 @@ async def test_a_hung_attempt_does_not_take_all_of_the_time(setup: Setup) -> Non
         await setup.store(attempt_timeout=0.02).count("c", timeout=30.0)
 
     assert setup.inner.calls["count"] == 3
+
+
+async def test_callers_in_a_hurry_do_not_open_the_breaker_for_others(setup: Setup) -> None:
+    """Time limits too short for any store to keep say nothing about this one."""
+    setup.inner.hang()
+    store = setup.store()
+    for _ in range(20):
+        with pytest.raises(VectorStoreUnavailableError):
+            await store.query("c", VECTOR, 5, timeout=0.02)
+    assert setup.breaker.state is BreakerState.CLOSED
 
 
 async def test_a_cancelled_call_counts_for_nothing(setup: Setup) -> None:

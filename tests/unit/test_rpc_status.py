@@ -101,7 +101,9 @@ def test_a_status_without_details_becomes_an_error_of_our_tree(code: grpc.Status
     """A proxy or an unreachable server sends no details; the client still gets an error with the right code where the table has one."""
     error = from_rpc_error(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "text"), "indexer")
     assert error.message == "text"
-    if code in set(CODES.values()) - {grpc.StatusCode.INTERNAL}:
+    if code is grpc.StatusCode.CANCELLED:  # by the server, which is going down: worth another try
+        assert isinstance(error, UnavailableError)
+    elif code in set(CODES.values()) - {grpc.StatusCode.INTERNAL}:
         assert code_of(error) is code
     else:
         assert (type(error), error.reason) == (KnowledgeBeastError, code.name)

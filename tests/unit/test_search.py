@@ -22,6 +22,7 @@ from tests.fakes.feed import DIMENSION, TIME, make_batch, make_document, make_pr
 from tests.fakes.vector_store import FakeVectorStore
 
 P = ProjectId("docs")
+COLLECTION = make_project("docs").collection
 DOCUMENTS = [
     make_document(f"d{number}", f"{word} text", metadata={"number": number}) for number, word in enumerate(("alpha", "beta", "gamma", "delta"))
 ]
@@ -85,8 +86,8 @@ def fill(replica: Replica, *, vectors: bool = True, in_store: int = 4) -> None:
 async def fill_store(store: FakeVectorStore) -> None:
     """The same vectors in the vector store."""
     chunks = [chunk for document in DOCUMENTS for chunk in document.chunks]
-    await store.ensure_collection("kb_docs_g1", timeout=1)
-    await store.add("kb_docs_g1", [chunk.id for chunk in chunks], np.array([vector_of(chunk.text) for chunk in chunks]), timeout=1)
+    await store.ensure_collection(COLLECTION, timeout=1)
+    await store.add(COLLECTION, [chunk.id for chunk in chunks], np.array([vector_of(chunk.text) for chunk in chunks]), timeout=1)
 
 
 @pytest.fixture(params=[100])
@@ -134,7 +135,7 @@ async def test_a_store_that_is_down_is_replaced_by_the_replicas_vectors(world: W
     first, second = await world.ask(mode=Mode.VECTOR), await world.ask(mode=Mode.VECTOR)
 
     assert ids(first) == ids(healthy)
-    assert reasons(first) == [DegradationReason.VECTOR_STORE_REPLACED]
+    assert reasons(first) == [DegradationReason.VECTOR_STORE_UNAVAILABLE]
     assert first.degradations[0].component == "chromadb"
     assert second.degradations[0].since == first.degradations[0].since
 
@@ -146,15 +147,15 @@ async def test_a_store_that_hangs_costs_the_vector_legs_time_and_no_more(world: 
     answer = await world.ask()
     assert time.monotonic() - began < 1.0
     assert ids(answer)[0] == "d0"
-    assert reasons(answer) == [DegradationReason.VECTOR_STORE_REPLACED]
+    assert reasons(answer) == [DegradationReason.VECTOR_STORE_UNAVAILABLE]
 
 
 async def test_a_collection_that_is_lost_is_replaced_too(world: World) -> None:
     """A wiped vector store is an outage like any other."""
-    await world.store.drop_collection("kb_docs_g1", timeout=1)
+    await world.store.drop_collection(COLLECTION, timeout=1)
     answer = await world.ask(mode=Mode.VECTOR)
     assert ids(answer)[0] == "d0"
-    assert reasons(answer) == [DegradationReason.VECTOR_STORE_REPLACED]
+    assert reasons(answer) == [DegradationReason.VECTOR_STORE_UNAVAILABLE]
 
 
 @WITHOUT_VECTORS
@@ -212,7 +213,7 @@ async def test_a_rebuild_is_told(world: World) -> None:
     object.__setattr__(rebuilding, "state", ProjectState.REBUILDING)
     world.replica.put_project(rebuilding)
     answer = await world.ask(mode=Mode.VECTOR)
-    assert reasons(answer) == [DegradationReason.VECTOR_STORE_REPLACED]
+    assert reasons(answer) == [DegradationReason.VECTOR_STORE_UNAVAILABLE]
     assert ids(answer)[0] == "d0"
 
 

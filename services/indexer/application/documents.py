@@ -12,6 +12,7 @@ from services.indexer.application.signals import Signals
 from services.indexer.application.subjects import Subject
 from services.indexer.ports import DocumentCatalog
 from services.indexer.records import ProjectKey, RequestKey
+from services.indexer.sizes import metadata_bytes
 from shared import consistency
 from shared.domain import Cursor, Document, DocumentId, ProjectId, SequenceNumber
 from shared.filters import Filter, compile_filter
@@ -20,6 +21,8 @@ from shared.observability import metrics, tracing
 # Documents that one filtered page looks at before it answers with what it has found, and that one commit deletes.
 _SCAN = 5_000
 _DELETE = 1_000
+# A page ends with the document that brings its metadata to this size.
+_PAGE_BYTES = 4_000_000
 
 
 class Documents:
@@ -42,17 +45,20 @@ class Documents:
         """
         key, _ = await self._catalog.find_project(project_id)
         start = tokens.page_start(token, project_id, condition)
-        if condition is None:
-            found = await self._catalog.list_documents(key, start, size + 1)
-            more = len(found) > size
-        else:
-            matches = compile_filter(condition)
-            scanned = await self._catalog.list_documents(key, start, _SCAN)
-            found = [document for document in scanned if matches(document.metadata)][: size + 1]
-            more = len(found) > size or len(scanned) == _SCAN
-            if len(found) <= size and more:
-                return found, tokens.page_token(scanned[-1].id, project_id, condition)
-        return found[:size], tokens.page_token(found[size - 1].id, project_id, condition) if more else ""
+        wanted = size + 1 if condition is None else _SCAN
+        matches = compile_filter(condition) if condition is not None else None
+        scanned = await self._catalog.list_documents(key, start, wanted)
+        found: list[Document] = []
+        room = _PAGE_BYTES
+        for document in scanned:
+            if matches is not None and not matches(document.metadata):
+                continue
+            if len(found) == size or room <= 0:
+                return found, tokens.page_token(found[-1].id, project_id, condition)
+            found.append(document)
+            room -= metadata_bytes(orjson.dumps(dict(document.metadata)))
+        # Everything that was looked at is on the page or does not match: the next page begins behind it.
+        return found, tokens.page_token(scanned[-1].id, project_id, condition) if len(scanned) == wanted else ""
 
     async def delete(self, project_id: ProjectId, document_ids: Sequence[DocumentId], condition: Filter | None, request_id: str) -> tuple[int, str]:
         """Deletes documents by id, or all that match now; returns how many, and a consistency token. Raises NotFoundError."""
@@ -69,7 +75,8 @@ class Documents:
             metrics.DOCUMENTS_WRITTEN.labels("deleted").inc(count)
             self._signals.notify(key, Subject.COMMITTED)
         if request:
-            await self._catalog.remember(project_id, request, orjson.dumps([deleted, head]))
+            # A call that was repeated while the first was under way has found less to delete: both get the answer that was kept first.
+            deleted, head = orjson.loads(await self._catalog.remember(project_id, request, orjson.dumps([deleted, head])))
         return deleted, consistency.encode(project_id, Cursor(project.epoch, SequenceNumber(head)))
 
     async def _targets(

@@ -26,15 +26,18 @@ _VECTOR_NEWS_SECONDS = 0.25
 
 
 def _reset_reason(cursor: Cursor | None, epoch: str, head: SequenceNumber, floor: SequenceNumber) -> ResetReason | None:
-    """Why a cursor cannot be continued; None if it can."""
-    if cursor is None:
+    """Why a cursor cannot be continued; None if it can.
+
+    Sequence 0 is no position: a consumer that was interrupted in its first batch may hold documents that are deleted by now, and whose
+    tombstones are gone or are not sent to one that begins. So it begins with a reset, too.
+    """
+    if cursor is None or cursor.sequence == 0:
         return ResetReason.NO_CURSOR
     if cursor.epoch != epoch:
         return ResetReason.EPOCH_CHANGED
     if cursor.sequence > head:
         return ResetReason.AHEAD_OF_HEAD
-    # A consumer at 0 holds nothing that a lost tombstone would have removed.
-    return ResetReason.COMPACTED if 0 < cursor.sequence < floor else None
+    return ResetReason.COMPACTED if cursor.sequence < floor else None
 
 
 class ChangeFeed:
@@ -121,10 +124,13 @@ class _ProjectStream:
         self._documents = SequenceNumber(0)
         self._vectors = SequenceNumber(0)
         self._vector_position = (0, 0)
+        # What was compacted before the stream began does not concern it: it began above that, or from nothing.
+        self._floor = SequenceNumber(0)
 
     async def begin(self, documents: Cursor | None, vectors: Cursor | None) -> list[Reset]:
         """Takes up the consumer's cursors; returns the resets it must be told."""
         here = await self._catalog.position(self._key)
+        self._floor = here.floor
         reason = _reset_reason(documents, here.epoch, here.head, here.floor)
         if reason:
             return [Reset(reason, FeedStream.DOCUMENTS, here.epoch)]
@@ -139,7 +145,12 @@ class _ProjectStream:
     async def next(self, here: Position) -> FeedEvent | None:
         """The next batch, or None if the consumer has everything."""
         if self._documents < here.head:
-            documents = await self._catalog.document_batch(self._key, self._documents, _DOCUMENTS_A_BATCH)
+            documents = await self._catalog.document_batch(self._key, self._documents, _DOCUMENTS_A_BATCH, self._floor)
+            if documents is None:
+                self._documents = self._vectors = SequenceNumber(0)
+                self._floor = here.floor
+                self._vector_position = (0, 0)
+                return Reset(ResetReason.COMPACTED, FeedStream.DOCUMENTS, here.epoch)
             self._documents = documents.range.end
             return documents
         up_to = SequenceNumber(min(here.embedded_sequence, self._documents))

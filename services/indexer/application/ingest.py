@@ -14,9 +14,10 @@ from services.indexer.application.signals import Signals
 from services.indexer.application.subjects import Subject
 from services.indexer.ports import DocumentCatalog
 from services.indexer.records import PreparedDocument, ProjectKey, RequestKey, Written
+from services.indexer.sizes import MAX_DOCUMENT_BYTES, message_bytes
 from shared import consistency
-from shared.domain import Cursor, DocumentInput, Project, ProjectId
-from shared.errors import KnowledgeBeastError
+from shared.domain import ChunkingSettings, Cursor, DocumentInput, Project, ProjectId
+from shared.errors import InvalidArgumentError, KnowledgeBeastError
 from shared.observability import metrics, tracing
 from shared.ports import Tokenizer
 
@@ -26,6 +27,7 @@ _BATCHES_IN_FLIGHT = 4
 
 # A document as it was sent, or why it was refused.
 Candidate = DocumentInput | KnowledgeBeastError
+Prepared = PreparedDocument | KnowledgeBeastError
 Outcome = Written | KnowledgeBeastError
 
 
@@ -41,14 +43,6 @@ def content_hash(document: DocumentInput) -> str:
     """Hash of title, text and metadata: equal content has an equal hash."""
     canonical = orjson.dumps([document.title, document.text, dict(document.metadata)], option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(canonical, digest_size=16).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """A batch that is being cut."""
-
-    candidates: Sequence[Candidate]
-    prepared: asyncio.Task[Sequence[PreparedDocument]]
 
 
 def _fingerprint(candidates: Sequence[Candidate]) -> bytes:
@@ -73,7 +67,7 @@ class Ingest:
         key, project = await self._catalog.find_project(project_id)
         prepared = await self._prepare(project, candidates)
         request = RequestKey(request_id, _fingerprint(candidates)) if request_id else None
-        return await self._commit(key, project, candidates, prepared, request)
+        return await self._commit(key, project, prepared, request)
 
     async def stream(self, project_id: ProjectId, batches: AsyncIterator[Sequence[Candidate]]) -> AsyncGenerator[Batch, None]:
         """Writes batches as they come and yields what became of them, in order.
@@ -83,20 +77,20 @@ class Ingest:
         """
         key, project = await self._catalog.find_project(project_id)
         window = asyncio.Semaphore(_BATCHES_IN_FLIGHT)
-        pending: asyncio.Queue[_Pending | None] = asyncio.Queue()  # bounded by the window
+        pending: asyncio.Queue[asyncio.Task[Sequence[Prepared]] | None] = asyncio.Queue()  # bounded by the window
 
         async def read() -> None:
             try:
                 async for candidates in batches:
                     await window.acquire()
-                    pending.put_nowait(_Pending(candidates, asyncio.create_task(self._prepare(project, candidates))))
+                    pending.put_nowait(asyncio.create_task(self._prepare(project, candidates)))
             finally:
                 pending.put_nowait(None)
 
         reader = asyncio.create_task(read())
         try:
             while (batch := await pending.get()) is not None:
-                yield await self._commit(key, project, batch.candidates, await batch.prepared, request=None)
+                yield await self._commit(key, project, await batch, request=None)
                 window.release()
             await reader  # raises what ended the source
         finally:
@@ -104,31 +98,41 @@ class Ingest:
             while not pending.empty():
                 batch = pending.get_nowait()
                 if batch is not None:
-                    batch.prepared.cancel()
+                    batch.cancel()
 
-    async def _prepare(self, project: Project, candidates: Sequence[Candidate]) -> Sequence[PreparedDocument]:
-        """Cuts and hashes what is not refused."""
-        accepted = [candidate for candidate in candidates if isinstance(candidate, DocumentInput)]
+    async def _prepare(self, project: Project, candidates: Sequence[Candidate]) -> Sequence[Prepared]:
+        """Cuts and hashes what is not refused; refuses what is too large to be sent on."""
 
-        def prepare() -> list[PreparedDocument]:
+        def prepare() -> list[Prepared]:
             return [
-                PreparedDocument(source, cut(source.id, source.title, source.text, project.chunking, self._tokenizer), content_hash(source))
-                for source in accepted
+                _cut(index, candidate, project.chunking, self._tokenizer) if isinstance(candidate, DocumentInput) else candidate
+                for index, candidate in enumerate(candidates)
             ]
 
         return await asyncio.to_thread(prepare)
 
-    async def _commit(
-        self, key: ProjectKey, project: Project, candidates: Sequence[Candidate], prepared: Sequence[PreparedDocument], request: RequestKey | None
-    ) -> Batch:
-        """Commits what was prepared and puts the results beside the refusals, in the order of the candidates."""
-        written, head = await self._catalog.upsert_documents(project.id, key, prepared, tracing.current(), request)
+    async def _commit(self, key: ProjectKey, project: Project, prepared: Sequence[Prepared], request: RequestKey | None) -> Batch:
+        """Commits what was accepted and puts the results beside the refusals, in order."""
+        accepted = [document for document in prepared if isinstance(document, PreparedDocument)]
+        written, head = await self._catalog.upsert_documents(project.id, key, accepted, tracing.current(), request)
         self._signals.notify(key, Subject.COMMITTED)
         results = iter(written)
-        outcomes: list[Outcome] = [next(results) if isinstance(candidate, DocumentInput) else candidate for candidate in candidates]
+        outcomes: list[Outcome] = [next(results) if isinstance(document, PreparedDocument) else document for document in prepared]
         for outcome in outcomes:
             metrics.DOCUMENTS_WRITTEN.labels(_outcome_label(outcome)).inc()
         return Batch(outcomes, consistency.encode(project.id, Cursor(project.epoch, head)))
+
+
+def _cut(index: int, source: DocumentInput, settings: ChunkingSettings, tokenizer: Tokenizer) -> Prepared:
+    """A document that is ready to be written, or why it cannot be."""
+    chunks = cut(source.id, source.title, source.text, settings, tokenizer)
+    size = message_bytes(chunks, orjson.dumps(dict(source.metadata)))
+    if size > MAX_DOCUMENT_BYTES:
+        return InvalidArgumentError.of(
+            f"documents[{index}].text",
+            f"takes {size / 1e6:.1f} MB with its {len(chunks):,} chunks and metadata; at most {MAX_DOCUMENT_BYTES / 1e6:.0f} MB: split it",
+        )
+    return PreparedDocument(source, chunks, content_hash(source))
 
 
 def _outcome_label(outcome: Outcome) -> str:

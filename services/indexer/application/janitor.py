@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from services.indexer.application.worker import for_each
 from services.indexer.ports import HousekeepingCatalog
+from services.indexer.records import DeletedProject
 from shared.observability.logging import get_logger
 from shared.ports import VectorWriter
 
@@ -23,13 +25,16 @@ class Janitor:
 
     async def step(self) -> bool:
         """One round; False, because a round does everything there is. Raises VectorStoreUnavailableError."""
-        for project in await self._catalog.deleted_projects():
-            await self._store.drop_collection(project.collection, timeout=self._timeout)
-            while await self._catalog.purge_documents(project.key, _DOCUMENTS_A_COMMIT):
-                pass
-            await self._catalog.mark_purged(project.key)
-            self._log.info("purged a deleted project", collection=project.collection)
         removed = await self._catalog.compact(tombstones_older_than=self._tombstone_seconds, requests_older_than=_REQUEST_WINDOW_SECONDS)
         if removed:
             self._log.info("compacted the catalog", rows=removed)
+        await for_each(await self._catalog.deleted_projects(), self._purge)
         return False
+
+    async def _purge(self, project: DeletedProject) -> None:
+        """Removes what is left of a deleted project; its rows last, so that a purge that fails is repeated."""
+        await self._store.drop_collection(project.collection, timeout=self._timeout)
+        while await self._catalog.purge_documents(project.key, _DOCUMENTS_A_COMMIT):
+            pass
+        await self._catalog.mark_purged(project.key)
+        self._log.info("purged a deleted project", collection=project.collection)

@@ -45,6 +45,10 @@ class Projector:
     async def _project(self, project: LaggingProject) -> None:
         if project.vector_sequence == 0:
             await self._store.ensure_collection(project.collection, timeout=self._timeout)
+            if (await self._catalog.position(project.key)).deleted:
+                # The project was deleted, and perhaps purged, since it was listed: nobody else would drop what was just made.
+                await self._store.drop_collection(project.collection, timeout=self._timeout)
+                return
         position, complete_to = (int(project.vector_sequence) + 1, 0), project.vector_sequence
         pages = 0
         # Projects take turns; but a turn goes on until it has moved the cursor, or a very large document would never be finished.
@@ -69,23 +73,28 @@ class Projector:
             position, complete_to = page.position, max(complete_to, page.complete_to)  # type: ignore[assignment] # both count the same sequences
 
     async def verify_collections(self) -> bool:
-        """Looks whether the vector store still has every collection; has those that it lost written again. False: a look does it all.
+        """Looks whether the vector store holds what it was given; has what it lost written again. False: a look does it all.
 
         Raises VectorStoreUnavailableError.
         """
-        present = set(await self._store.list_collections(timeout=self._timeout))
-        for project in await self._catalog.projected_projects():
-            if project.collection not in present and await self._is_lost(project):
-                await self._start_again(project)
+        await for_each(await self._catalog.projected_projects(), self._verify)
         return False
 
-    async def _is_lost(self, project: LaggingProject) -> bool:
-        """Asks for one collection by name: a list that is read in pages may miss one while others come and go."""
+    async def _verify(self, project: LaggingProject) -> None:
+        """Compares the number of vectors with the number of chunks, while nothing is being written."""
         try:
-            await self._store.count(project.collection, timeout=self._timeout)
+            count = await self._store.count(project.collection, timeout=self._timeout)
         except CollectionNotFoundError:
-            return True
-        return False
+            await self._start_again(project)
+            return
+        here = await self._catalog.position(project.key)
+        at_rest = here.head == project.head and int(project.vector_sequence) == int(here.vector_sequence) == int(here.head)
+        if at_rest and not here.deleted and count != project.chunk_count:
+            self._log.warning(
+                "the vector store has another number of vectors than chunks", project=project.id, vectors=count, chunks=project.chunk_count
+            )
+            await self._store.drop_collection(project.collection, timeout=self._timeout)
+            await self._start_again(project)
 
     async def _start_again(self, project: LaggingProject) -> None:
         self._log.warning(

@@ -6,33 +6,36 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TypeVar
 
-from tenacity import RetryCallState, wait_exponential_jitter
-
 from services.indexer.application.signals import Signals, wait
 from shared.errors import KnowledgeBeastError, UnavailableError
 from shared.observability.logging import get_logger
+from shared.resilience.backoff import Backoff
 
 T = TypeVar("T")
 
 # A change that was not signalled (there is none known) would be picked up after this long.
 _IDLE_SECONDS = 5.0
-_BACKOFF = wait_exponential_jitter(initial=0.2, max=10.0, jitter=0.5)
+_BACKOFF = Backoff(initial=0.2, maximum=10.0)
+
+_log = get_logger(__name__)
 
 
 async def for_each(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """Does the work for every item, one after another; one that fails does not keep the others waiting.
+    """Does the work for every item, one after another; an item that fails does not keep the others waiting.
 
-    Raises the first failure when all had their turn; UnavailableError, which the others would meet too, at once.
+    If all failed, the first failure is raised, so that the caller backs off; else failures are logged, and the items have their turn again in
+    the next round. UnavailableError, which the others would meet too, is raised at once.
     """
-    failures = []
+    failures: list[KnowledgeBeastError] = []
     for item in items:
         try:
             await work(item)
         except UnavailableError:
             raise
         except KnowledgeBeastError as error:
+            _log.warning("work on a project failed, will retry", item=str(item), reason=error.reason, error=error.message)
             failures.append(error)
-    if failures:
+    if failures and len(failures) == len(items):
         raise failures[0]
 
 
@@ -58,7 +61,6 @@ class Worker:
         self._subject = subject
         self._idle_seconds = idle_seconds
         self._on_failure = on_failure
-        self._log = get_logger(__name__)
         self.failures = 0
 
     async def run(self) -> None:
@@ -71,7 +73,7 @@ class Worker:
                 await self._back_off(error)
                 continue
             if self.failures:
-                self._log.info("worker recovered", worker=self._name, failures=self.failures)
+                _log.info("worker recovered", worker=self._name, failures=self.failures)
                 self.failures = 0
             if not more:
                 await wait(changed, self._idle_seconds)
@@ -79,11 +81,9 @@ class Worker:
     async def _back_off(self, error: KnowledgeBeastError) -> None:
         self.failures += 1
         self._on_failure()
-        state = RetryCallState(None, None, (), {})  # type: ignore[arg-type] # only attempt_number is read
-        state.attempt_number = self.failures
-        seconds = _BACKOFF(state)
+        seconds = _BACKOFF.seconds(self.failures)
         # The first failure is news, the hundredth of the same outage is not.
-        report = self._log.warning if self.failures in {1, 10, 100} else self._log.debug
+        report = _log.warning if self.failures in {1, 10, 100} else _log.debug
         report(
             "worker failed, will retry",
             worker=self._name,

@@ -17,6 +17,7 @@ from shared.errors import ConfigurationError, CorruptionError, ResourceExhausted
 _OLDEST_SAFE_SQLITE = (3, 51, 3)
 _BUSY_TIMEOUT_MS = 5_000
 _CACHE_KIB = 64 * 1024
+_HOW_TO_RESTORE = "stop the service, put a backup of catalog.db in its place with an empty file catalog.restored beside it, and start again"
 
 
 def require_safe_sqlite() -> None:
@@ -49,7 +50,7 @@ def check_integrity(connection: apsw.Connection, path: Path) -> None:
         row = first(connection, "PRAGMA quick_check(1)")
     result = row[0] if row else "no result"
     if result != "ok":
-        raise CorruptionError(f"the catalog {path} is damaged ({result}): stop the service and restore the last backup")
+        raise CorruptionError(f"the catalog {path} is damaged ({result}): {_HOW_TO_RESTORE}")
 
 
 @contextmanager
@@ -60,7 +61,7 @@ def translated_errors() -> Iterator[None]:
     except apsw.FullError as error:
         raise ResourceExhaustedError("the disk of the catalog is full: free space, then retry", retry_after=30.0, reason="DISK_FULL") from error
     except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise CorruptionError("the catalog is damaged: stop the service and restore the last backup") from error
+        raise CorruptionError(f"the catalog is damaged: {_HOW_TO_RESTORE}") from error
     except (apsw.BusyError, apsw.LockedError) as error:
         raise UnavailableError("the catalog is busy: retry", component="database") from error
     except (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError) as error:

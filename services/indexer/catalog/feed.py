@@ -8,6 +8,7 @@ import numpy as np
 from services.indexer.catalog import clock, documents
 from services.indexer.catalog.rows import each, every, one
 from services.indexer.records import Position, ProjectKey
+from services.indexer.sizes import message_bytes
 from shared.domain import (
     ChunkId,
     Document,
@@ -21,8 +22,9 @@ from shared.domain import (
     VectorSequence,
 )
 
-# A batch ends with the document that brings it to this size, so that a message stays far below the transport's limit.
-_BATCH_CHARACTERS = 500_000
+# A batch ends with the document that brings it to this size: with the largest document that is accepted (MAX_DOCUMENT_BYTES) a message stays
+# below the transport's limit.
+_BATCH_BYTES = 2_000_000
 _BATCH_VECTORS = 1_000
 
 
@@ -32,9 +34,14 @@ def position(connection: apsw.Connection, key: ProjectKey) -> Position:
     return Position(row[0], SequenceNumber(row[1]), SequenceNumber(row[2]), VectorSequence(row[3]), VectorSequence(row[4]), bool(row[5]))
 
 
-def document_batch(connection: apsw.Connection, key: ProjectKey, after: SequenceNumber, limit: int) -> DocumentBatch:
-    """Changes of documents after a sequence, at most `limit`. Texts of documents are left out: their chunks carry them."""
+def document_batch(connection: apsw.Connection, key: ProjectKey, after: SequenceNumber, limit: int, floor: SequenceNumber) -> DocumentBatch | None:
+    """Changes of documents after a sequence, at most `limit`. Texts of documents are left out: their chunks carry them.
+
+    None if tombstones after that sequence have been compacted away since the floor was at `floor`.
+    """
     here = position(connection, key)
+    if 0 < after < here.floor and here.floor > floor:
+        return None
     rows = each(
         connection,
         "SELECT key, id, title, metadata, chunk_count, content_hash, sequence, create_time, update_time, deleted, traceparent, tracestate, text"
@@ -42,19 +49,18 @@ def document_batch(connection: apsw.Connection, key: ProjectKey, after: Sequence
         (key.value, after, limit),
     )
     changes: list[DocumentChange] = []
-    characters = 0
+    size = 0
     for row in rows:
         document: Document | None = None
         if not row[9]:
             document = documents.from_row(row, chunks=documents.chunks_of(connection, row[0], row[12]))
-        if document is not None or after > 0:  # a consumer that begins has nothing to delete
+            size += message_bytes(document.chunks, row[3])
+        if document is not None or after > 0:  # a consumer that begins has just dropped what it held
             trace = TraceContext(row[10], row[11])
             changes.append(DocumentChange(SequenceNumber(row[6]), DocumentId(row[1]), document, clock.to_datetime(row[8]), trace))
-        characters += len(row[12])
-        last = SequenceNumber(row[6])
         limit -= 1
-        if characters >= _BATCH_CHARACTERS or limit == 0:
-            return DocumentBatch(Range(here.epoch, after, last, here.head), changes)
+        if size >= _BATCH_BYTES or limit == 0:
+            return DocumentBatch(Range(here.epoch, after, SequenceNumber(row[6]), here.head), changes)
     return DocumentBatch(Range(here.epoch, after, here.head, here.head), changes)
 
 

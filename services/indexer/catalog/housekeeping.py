@@ -11,8 +11,8 @@ from shared.domain import ProjectId, collection_name
 
 def deleted_projects(connection: apsw.Connection) -> list[DeletedProject]:
     """Projects that are to be purged."""
-    rows = each(connection, "SELECT key, id, generation FROM project WHERE deleted = 1 AND purged = 0")
-    return [DeletedProject(ProjectKey(key), collection_name(ProjectId(project_id), generation)) for key, project_id, generation in rows]
+    rows = each(connection, "SELECT key, id, generation, epoch FROM project WHERE deleted = 1 AND purged = 0")
+    return [DeletedProject(ProjectKey(key), collection_name(ProjectId(project_id), generation, epoch)) for key, project_id, generation, epoch in rows]
 
 
 def purge_documents(connection: apsw.Connection, key: ProjectKey, limit: int) -> int:

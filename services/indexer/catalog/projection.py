@@ -12,7 +12,10 @@ from services.indexer.catalog.rows import Row, each, every, first, one
 from services.indexer.records import LaggingProject, ProjectionPage, ProjectKey, UnembeddedChunk
 from shared.domain import ChunkId, ChunkingSettings, ProjectId, ProjectState, SequenceNumber, Vectors, VectorSequence
 
-_PROJECT = "SELECT key, id, generation, embedding_model, max_tokens, overlap_tokens, head, embedded_sequence, vector_sequence FROM project"
+_PROJECT = (
+    "SELECT key, id, generation, epoch, embedding_model, max_tokens, overlap_tokens, chunk_count, head, embedded_sequence, vector_sequence"
+    " FROM project"
+)
 
 
 def _lagging(row: Row) -> LaggingProject:  # a row of _PROJECT
@@ -20,11 +23,13 @@ def _lagging(row: Row) -> LaggingProject:  # a row of _PROJECT
         key=ProjectKey(row[0]),
         id=ProjectId(row[1]),
         generation=row[2],
-        embedding_model=row[3],
-        chunking=ChunkingSettings(row[4], row[5]),
-        head=SequenceNumber(row[6]),
-        embedded_sequence=VectorSequence(row[7]),
-        vector_sequence=VectorSequence(row[8]),
+        epoch=row[3],
+        embedding_model=row[4],
+        chunking=ChunkingSettings(row[5], row[6]),
+        chunk_count=row[7],
+        head=SequenceNumber(row[8]),
+        embedded_sequence=VectorSequence(row[9]),
+        vector_sequence=VectorSequence(row[10]),
     )
 
 

@@ -62,8 +62,20 @@ def initialise(connection: apsw.Connection) -> None:
     """Writes the values that a new catalog starts with."""
     connection.executemany(
         "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT DO NOTHING",
-        [("epoch", new_epoch()), ("list_head", 0), ("list_floor", 0), ("last_generation", 0)],
+        [("epoch", new_epoch()), ("list_head", 0), ("list_floor", 0), ("last_generation", 0), ("probed", 0)],
     )
+
+
+def rotate_epochs(connection: apsw.Connection) -> None:
+    """Begins a new incarnation of every feed: the catalog was replaced by an older copy of itself.
+
+    Consumers then start again, and the vectors, which have collections of the new epochs' names, are written to the vector store again.
+    """
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (new_epoch(),))
+    for key, vector_sequence in every(connection, "SELECT key, vector_sequence FROM project WHERE deleted = 0"):
+        connection.execute("UPDATE project SET epoch = ?, vector_sequence = 0, rebuild_target = ? WHERE key = ?", (new_epoch(), vector_sequence, key))
+        if vector_sequence:
+            set_state(connection, ProjectKey(key), ProjectState.REBUILDING)
 
 
 def _advance(connection: apsw.Connection, counter: str) -> int:
@@ -98,6 +110,11 @@ def page(connection: apsw.Connection, after: str, limit: int) -> list[Project]:
         (after, limit),
     )
     return [_project(row) for row in rows]
+
+
+def probe(connection: apsw.Connection) -> None:
+    """The smallest change there is, to see whether changes can be made."""
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'probed'", (clock.now(),))
 
 
 def count(connection: apsw.Connection) -> int:

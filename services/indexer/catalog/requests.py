@@ -22,9 +22,16 @@ def recall(connection: apsw.Connection, scope: str, request_id: str, fingerprint
     return bytes(row[1])
 
 
-def remember(connection: apsw.Connection, scope: str, request_id: str, fingerprint: bytes, response: bytes) -> None:
-    """Keeps the answer, in the same transaction as the write."""
+def remember(connection: apsw.Connection, scope: str, request_id: str, fingerprint: bytes, response: bytes) -> bytes:
+    """Keeps the answer, in the same transaction as the write, unless there is one; returns the one that is kept.
+
+    Raises InvalidArgumentError if the id was used for another request.
+    """
+    kept = recall(connection, scope, request_id, fingerprint)
+    if kept is not None:
+        return kept
     connection.execute(
         "INSERT INTO request (scope, request_id, fingerprint, response, create_time) VALUES (?, ?, ?, ?, ?)",
         (scope, request_id, fingerprint, response, clock.now()),
     )
+    return response

@@ -41,10 +41,15 @@ from shared.domain import (
     Vectors,
     VectorSequence,
 )
+from shared.observability.logging import get_logger
 
 T = TypeVar("T")
 
 _READERS = 4
+# Whoever puts an older copy of the catalog in place puts an empty file of this name beside it.
+RESTORED_MARKER = "catalog.restored"
+
+_log = get_logger(__name__)
 
 
 class SqliteCatalog:
@@ -76,6 +81,12 @@ class SqliteCatalog:
             migrate(connection)
             with connection:
                 projects.initialise(connection)
+            marker = folder / RESTORED_MARKER
+            if marker.exists():
+                with connection:
+                    projects.rotate_epochs(connection)
+                marker.unlink()
+                _log.warning("the catalog was restored from a copy; every replica and the vector store will be filled again")
         except BaseException:
             lock.release()
             raise
@@ -92,6 +103,10 @@ class SqliteCatalog:
 
     def _write(self, write: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
         return self._writer.submit(write)
+
+    async def probe(self) -> None:
+        """Writes and commits a little. Raises what a write would raise."""
+        await self._write(projects.probe)
 
     # --- projects
 
@@ -172,9 +187,9 @@ class SqliteCatalog:
         """See DocumentCatalog."""
         return await self._read(lambda connection: requests.recall(connection, scope, request.id, request.fingerprint))
 
-    async def remember(self, scope: str, request: RequestKey, answer: bytes) -> None:
+    async def remember(self, scope: str, request: RequestKey, answer: bytes) -> bytes:
         """See DocumentCatalog."""
-        await self._write(lambda connection: requests.remember(connection, scope, request.id, request.fingerprint, answer))
+        return await self._write(lambda connection: requests.remember(connection, scope, request.id, request.fingerprint, answer))
 
     async def get_document(self, key: ProjectKey, document_id: DocumentId) -> Document:
         """See DocumentCatalog."""
@@ -198,9 +213,9 @@ class SqliteCatalog:
         """See FeedCatalog."""
         return await self._read(lambda connection: feed.position(connection, key))
 
-    async def document_batch(self, key: ProjectKey, after: SequenceNumber, limit: int) -> DocumentBatch:
+    async def document_batch(self, key: ProjectKey, after: SequenceNumber, limit: int, floor: SequenceNumber) -> DocumentBatch | None:
         """See FeedCatalog."""
-        return await self._read(lambda connection: feed.document_batch(connection, key, after, limit))
+        return await self._read(lambda connection: feed.document_batch(connection, key, after, limit, floor))
 
     async def vector_batch(
         self, key: ProjectKey, after: SequenceNumber, position: tuple[int, int], up_to: SequenceNumber

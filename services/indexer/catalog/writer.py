@@ -2,7 +2,8 @@
 
 Jobs that arrive while a commit is under way wait and go into the next transaction together. Each runs in its own savepoint: a job that
 fails is rolled back alone. A job's future is resolved after the commit that holds it, so a result is a promise that the change is on disk.
-Cancelling the caller does not cancel the job: whether it was committed is then unknown to the caller, as with any lost answer.
+Cancelling the caller withdraws a job that has not begun; one that has goes on. Whether it was committed is then unknown to the caller, as
+with any lost answer.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Hit:
 class DegradationReason(enum.Enum):
     """What is missing from an answer. The names are those of the proto without their prefix."""
 
-    VECTOR_STORE_REPLACED = "vector_store_replaced"
+    VECTOR_STORE_UNAVAILABLE = "vector_store_unavailable"
     VECTOR_LEG_MISSING = "vector_leg_missing"
     EMBEDDING_UNAVAILABLE = "embedding_unavailable"
     REPLICA_STALE = "replica_stale"

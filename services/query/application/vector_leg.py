@@ -101,7 +101,7 @@ class VectorLeg:
         if candidates is None:
             degradations.add(DegradationReason.VECTOR_LEG_MISSING, _COMPONENT, f"{why}; these are keyword hits alone")
         else:
-            degradations.add(DegradationReason.VECTOR_STORE_REPLACED, _COMPONENT, f"{why}; vectors came from this replica's own copy")
+            degradations.add(DegradationReason.VECTOR_STORE_UNAVAILABLE, _COMPONENT, f"{why}; vectors came from this replica's own copy")
         return candidates
 
 

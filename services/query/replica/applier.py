@@ -19,7 +19,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import structlog
 
 from services.query.replica import documents as rows
 from services.query.replica.database import Database
@@ -32,10 +31,11 @@ from services.query.replica.state import ProjectState
 from services.query.replica.vectors import Prepared, ProjectVectors
 from shared.domain import Cursor, DocumentBatch, FeedStream, Heartbeat, Project, Range, Reset, SequenceNumber, VectorBatch, Vectors
 from shared.errors import CorruptionError
+from shared.observability.logging import get_logger
 
 # Entries of the keyword index that are made again at a time.
 _BLOCK = 1_000
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Applier:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
-import structlog
 
 from shared.errors import ConfigurationError, CorruptionError, ResourceExhaustedError, UnavailableError
+from shared.observability.logging import get_logger
 
 # SQLite 3.7.0 to 3.51.2 can corrupt a database in WAL mode when a log reset meets a second connection.
 _OLDEST_SAFE_SQLITE = (3, 51, 3)
@@ -61,7 +61,7 @@ CREATE TABLE index_pending (project INTEGER NOT NULL, chunk INTEGER NOT NULL, PR
 _BUSY_TIMEOUT_MS = 5_000
 _READERS = 8
 _READER_WAIT_SECONDS = 5.0
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @contextmanager

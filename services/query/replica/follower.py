@@ -10,7 +10,6 @@ from typing import ParamSpec, TypeVar
 
 from opentelemetry.trace import Link
 
-from services.query.replica.backoff import Backoff
 from services.query.replica.batching import in_groups, join_documents
 from services.query.replica.errors import FeedGapError
 from services.query.replica.feed import Feed
@@ -18,6 +17,7 @@ from services.query.replica.replica import Replica
 from services.query.replica.streams import StreamState, keep_following
 from shared.domain import Cursor, DocumentBatch, FeedEvent, Heartbeat, ProjectBatch, ProjectId, Reset, SequenceNumber, VectorBatch
 from shared.observability import tracing
+from shared.resilience.backoff import Backoff
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -110,11 +110,14 @@ class Follower:
         events = self._feed.watch_project(project_id, documents, vectors, include_vectors=wanted)
         async with aclosing(in_groups(events, _READ_AHEAD)) as groups:
             async for group in groups:
-                state.heard()
+                before = state.applied
                 for event in join_documents(group):
                     await self._apply(project_id, event)
                     if not isinstance(event, Heartbeat):
                         state.applied += 1
+                # Heartbeats alone are no sign of life while changes are missing: it is those that do not come through.
+                if state.applied > before or self._replica.project(project_id).lag == 0:
+                    state.heard()
 
     async def _apply(self, project_id: ProjectId, event: FeedEvent) -> None:
         match event:

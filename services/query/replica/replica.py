@@ -113,6 +113,11 @@ class Replica:
         state = self._state(project_id)
         return state.keep_vectors and not state.row.vectors_dropped
 
+    def check(self) -> None:
+        """Reads a little from the file. Raises CorruptionError or UnavailableError when that cannot be done."""
+        with self._database.reader() as connection:
+            connection.execute("SELECT count(*) FROM project").fetchone()
+
     def counts(self, project_id: ProjectId) -> ReplicaCounts:
         """What is there of a project; walks its rows."""
         key = self._state(project_id).row.key

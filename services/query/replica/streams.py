@@ -8,11 +8,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import structlog
-
-from services.query.replica.backoff import Backoff
 from services.query.replica.errors import FeedGapError
 from shared.errors import KnowledgeBeastError, NotFoundError
+from shared.observability.logging import get_logger
+from shared.resilience.backoff import Backoff
 
 # A stream that lived this many seconds was a good one: the failure that ended it counts as the first.
 _GOOD_STREAM_SECONDS = 5.0
@@ -20,7 +19,7 @@ _GOOD_STREAM_SECONDS = 5.0
 _NOT_FOUND_SECONDS = 30.0
 # The first gap is healed by watching again from the replica's cursor; when that ends in a gap too, the copy is fetched from the beginning.
 _GAPS_BEFORE_RESYNC = 2
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(slots=True)

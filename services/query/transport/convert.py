@@ -11,7 +11,7 @@ from shared.rpc.convert import struct_from_metadata, timestamp
 
 _MODES = {Mode.HYBRID: pb.SEARCH_MODE_HYBRID, Mode.VECTOR: pb.SEARCH_MODE_VECTOR, Mode.KEYWORD: pb.SEARCH_MODE_KEYWORD}
 _REASONS = {
-    DegradationReason.VECTOR_STORE_REPLACED: pb.Degradation.REASON_VECTOR_STORE_REPLACED,
+    DegradationReason.VECTOR_STORE_UNAVAILABLE: pb.Degradation.REASON_VECTOR_STORE_UNAVAILABLE,
     DegradationReason.VECTOR_LEG_MISSING: pb.Degradation.REASON_VECTOR_LEG_MISSING,
     DegradationReason.EMBEDDING_UNAVAILABLE: pb.Degradation.REASON_EMBEDDING_UNAVAILABLE,
     DegradationReason.REPLICA_STALE: pb.Degradation.REASON_REPLICA_STALE,

@@ -68,7 +68,7 @@ class ProjectListScope(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cursor(self) -> _types_pb2.Cursor:
-        """Where the consumer stands. Not set: from the beginning."""
+        """Where the consumer stands. Not set, or sequence 0: from the beginning, with a Reset."""
 
     def __init__(
         self,
@@ -99,11 +99,11 @@ class ProjectScope(_message.Message):
     """Send vectors too. They come behind the documents that they belong to."""
     @_builtins.property
     def documents(self) -> _types_pb2.Cursor:
-        """Where the consumer stands with documents. Not set: from the beginning."""
+        """Where the consumer stands with documents. Not set, or sequence 0: from the beginning, with a Reset."""
 
     @_builtins.property
     def vectors(self) -> _types_pb2.Cursor:
-        """Where the consumer stands with vectors. Not set: from the beginning."""
+        """Where the consumer stands with vectors. Not set, or sequence 0: from the beginning, with a Reset."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class Reset(_message.Message):
         REASON_UNSPECIFIED: Reset._Reason.ValueType  # 0
         """Not set."""
         REASON_NO_CURSOR: Reset._Reason.ValueType  # 1
-        """The consumer sent no cursor."""
+        """The consumer sent no cursor, or one at sequence 0."""
         REASON_EPOCH_CHANGED: Reset._Reason.ValueType  # 2
         """The cursor is of another incarnation: a restore, or a project deleted and created again."""
         REASON_AHEAD_OF_HEAD: Reset._Reason.ValueType  # 3
@@ -202,7 +202,7 @@ class Reset(_message.Message):
     REASON_UNSPECIFIED: Reset.Reason.ValueType  # 0
     """Not set."""
     REASON_NO_CURSOR: Reset.Reason.ValueType  # 1
-    """The consumer sent no cursor."""
+    """The consumer sent no cursor, or one at sequence 0."""
     REASON_EPOCH_CHANGED: Reset.Reason.ValueType  # 2
     """The cursor is of another incarnation: a restore, or a project deleted and created again."""
     REASON_AHEAD_OF_HEAD: Reset.Reason.ValueType  # 3

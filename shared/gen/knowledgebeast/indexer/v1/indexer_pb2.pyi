@@ -37,7 +37,7 @@ class DocumentInput(_message.Message):
     title: _builtins.str
     """At most 1,000 characters. Embedded and indexed with every chunk."""
     text: _builtins.str
-    """1 to 2,000,000 characters."""
+    """1 to 2,000,000 characters; with its chunks, which overlap, and the metadata at most 7 MB in all."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """At most 64 fields: text, finite numbers (integers within ±2^53), booleans, and non-empty lists of one of these. Field names

@@ -273,7 +273,7 @@ class Degradation(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         REASON_UNSPECIFIED: Degradation._Reason.ValueType  # 0
         """Not set."""
-        REASON_VECTOR_STORE_REPLACED: Degradation._Reason.ValueType  # 1
+        REASON_VECTOR_STORE_UNAVAILABLE: Degradation._Reason.ValueType  # 1
         """The vector store could not be asked; vectors came from the replica's own exact copy."""
         REASON_VECTOR_LEG_MISSING: Degradation._Reason.ValueType  # 2
         """The vector store could not be asked and no copy was at hand: keyword hits alone."""
@@ -289,7 +289,7 @@ class Degradation(_message.Message):
 
     REASON_UNSPECIFIED: Degradation.Reason.ValueType  # 0
     """Not set."""
-    REASON_VECTOR_STORE_REPLACED: Degradation.Reason.ValueType  # 1
+    REASON_VECTOR_STORE_UNAVAILABLE: Degradation.Reason.ValueType  # 1
     """The vector store could not be asked; vectors came from the replica's own exact copy."""
     REASON_VECTOR_LEG_MISSING: Degradation.Reason.ValueType  # 2
     """The vector store could not be asked and no copy was at hand: keyword hits alone."""

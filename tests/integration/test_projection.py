@@ -1,0 +1,246 @@
+"""From the catalog to the vector store and back: a real catalog, a vector store and an embedder that do as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.indexer.application.janitor import Janitor
+from services.indexer.application.projector import Projector
+from services.indexer.application.signals import Signals
+from services.indexer.application.subjects import Subject
+from services.indexer.application.vectoriser import Vectoriser
+from services.indexer.application.worker import Worker, for_each
+from services.indexer.catalog.sqlite import SqliteCatalog
+from services.indexer.records import NewProject
+from shared.domain import ChunkId, ChunkingSettings, DocumentId, Project, ProjectId, ProjectState, TraceContext
+from shared.errors import FailedPreconditionError, UnavailableError, VectorStoreError, VectorStoreUnavailableError
+from tests.fakes.embedder import FakeEmbedder, FakeTokenizer
+from tests.fakes.vector_store import FakeVectorStore
+from tests.integration.test_catalog import PROJECT, create, prepared, write
+
+
+@dataclass
+class World:
+    """The indexer's background work, a step at a time."""
+
+    catalog: SqliteCatalog
+    store: FakeVectorStore
+    embedder: FakeEmbedder
+    vectoriser: Vectoriser
+    projector: Projector
+    janitor: Janitor
+
+    async def settle(self) -> None:
+        """Works until there is nothing to do."""
+        while await self.vectoriser.step() or await self.projector.step():
+            pass
+
+    async def project(self) -> Project:
+        """The project as it is now."""
+        return await self.catalog.get_project(PROJECT)
+
+    async def stored(self) -> set[str]:
+        """Ids in the project's collection."""
+        return set(self.store.collections[(await self.project()).collection])
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """An empty catalog with project docs, and an empty vector store."""
+    catalog, store, signals = SqliteCatalog.open(tmp_path), FakeVectorStore(), Signals()
+    embedder = FakeEmbedder("model", 8)
+    await create(catalog)
+    yield World(
+        catalog,
+        store,
+        embedder,
+        Vectoriser(catalog, embedder, FakeTokenizer(), signals),
+        Projector(catalog, store, signals, write_timeout=1.0),
+        Janitor(catalog, store, tombstone_seconds=0.0, write_timeout=1.0),
+    )
+    await catalog.close()
+
+
+async def test_every_live_chunk_ends_in_the_vector_store_and_no_other(world: World) -> None:
+    """Adds, replacements and deletions arrive; the sequence says so."""
+    key, _ = await world.catalog.find_project(PROJECT)
+    await write(world.catalog, key, prepared("a", "one", "two"), prepared("b", "three"))
+    await world.settle()
+    assert await world.stored() == {"a#one", "a#two", "b#three"}
+    await write(world.catalog, key, prepared("a", "one", "four"))
+    await world.catalog.delete_documents(key, [(DocumentId("b"), None)], TraceContext())
+    await world.settle()
+
+    assert await world.stored() == {"a#one", "a#four"}
+    project = await world.project()
+    assert int(project.vector_sequence) == int(project.head) == 4
+
+
+async def test_what_did_not_change_is_not_embedded_again(world: World) -> None:
+    """Neither an unchanged document nor an unchanged chunk of a changed one costs an embedding."""
+    key, _ = await world.catalog.find_project(PROJECT)
+    await write(world.catalog, key, prepared("a", "one", "two"))
+    await world.settle()
+    await write(world.catalog, key, prepared("a", "one", "two"))
+    await write(world.catalog, key, prepared("a", "one", "three"))
+    await world.settle()
+    assert [text.rpartition("\n")[2] for text in world.embedder.embedded] == ["one", "two", "three"]
+
+
+async def test_a_store_that_is_down_holds_up_the_projection_alone(world: World) -> None:
+    """Embedding goes on; when the store is back, everything arrives."""
+    key, _ = await world.catalog.find_project(PROJECT)
+    world.store.fail()
+    await write(world.catalog, key, prepared("a", "one"))
+    assert await world.vectoriser.step()
+    with pytest.raises(VectorStoreUnavailableError):
+        await world.projector.step()
+    position = await world.catalog.position(key)
+    assert (position.embedded_sequence, position.vector_sequence) == (1, 0)
+    world.store.heal()
+    await world.settle()
+    assert await world.stored() == {"a#one"}
+
+
+@pytest.mark.parametrize("damage", ["dropped", "emptied", "phantoms"])
+async def test_a_store_that_does_not_hold_what_it_was_given_is_filled_again(world: World, damage: str) -> None:
+    """Lost, emptied or mixed with vectors of another life: afterwards it has exactly the live chunks, and nothing was embedded anew."""
+    key, _ = await world.catalog.find_project(PROJECT)
+    await write(world.catalog, key, prepared("a", "one", "two"), prepared("b", "three"))
+    await world.settle()
+    collection = (await world.project()).collection
+    if damage == "phantoms":
+        await world.store.add(collection, [ChunkId("z#phantom")], np.eye(1, 8, dtype=np.float32), timeout=1)
+    else:
+        await world.store.drop_collection(collection, timeout=1)
+    if damage == "emptied":
+        await world.store.ensure_collection(collection, timeout=1)
+    embedded = len(world.embedder.embedded)
+
+    await world.projector.verify_collections()
+    assert (await world.project()).state is ProjectState.REBUILDING
+    await world.settle()
+    await world.projector.verify_collections()
+
+    assert await world.stored() == {"a#one", "a#two", "b#three"}
+    assert (await world.project()).state is ProjectState.ACTIVE
+    assert len(world.embedder.embedded) == embedded
+
+
+async def test_a_sound_store_is_left_alone(world: World) -> None:
+    """Looking changes nothing, also while something waits to be written."""
+    key, _ = await world.catalog.find_project(PROJECT)
+    await write(world.catalog, key, prepared("a", "one"))
+    await world.settle()
+    await world.projector.verify_collections()
+    await write(world.catalog, key, prepared("b", "two"))
+    await world.projector.verify_collections()
+    assert (await world.project()).state is ProjectState.ACTIVE
+    assert (await world.project()).vector_sequence == 1
+
+
+async def test_a_deleted_project_leaves_nothing_behind(world: World) -> None:
+    """Rows and collection are gone, also when the store was down at first, and other projects are purged all the same."""
+    key, _ = await world.catalog.find_project(PROJECT)
+    await write(world.catalog, key, prepared("a", "one"))
+    await world.settle()
+    collection = (await world.project()).collection
+    await world.catalog.delete_project(PROJECT, etag="")
+    world.store.fail()
+    with pytest.raises(VectorStoreUnavailableError):
+        await world.janitor.step()
+    world.store.heal()
+    await world.janitor.step()
+
+    assert collection not in world.store.collections
+    assert list(await world.catalog.deleted_projects()) == []
+
+
+async def test_a_project_deleted_while_it_is_projected_leaves_no_collection(world: World) -> None:
+    """A collection that is made after the project was purged is dropped by whoever made it."""
+    key, _ = await world.catalog.find_project(PROJECT)
+    await write(world.catalog, key, prepared("a", "one"))
+    await world.vectoriser.step()
+    listed = await world.catalog.projects_to_project()
+    await world.catalog.delete_project(PROJECT, etag="")
+    await world.janitor.step()
+
+    class Late(SqliteCatalog):
+        """Lists projects as they were."""
+
+        async def projects_to_project(self):  # type: ignore[no-untyped-def] # noqa: ANN202 - as the catalog's
+            return listed
+
+    world.catalog.__class__ = Late
+    await world.projector.step()
+    assert world.store.collections == {}
+
+
+async def test_a_project_of_another_model_does_not_slow_the_others_down(world: World) -> None:
+    """It is passed over; what can be embedded is, without a pause, and the failure is raised when nothing else is left."""
+    await world.catalog.create_project(NewProject(ProjectId("other"), "other", "", {}, "another model", ChunkingSettings()), None)
+    other, _ = await world.catalog.find_project(ProjectId("other"))
+    await write(world.catalog, other, prepared("x", "one"))
+    key, _ = await world.catalog.find_project(PROJECT)
+    await write(world.catalog, key, prepared("a", *[f"chunk{number}" for number in range(300)]))
+
+    assert await world.vectoriser.step()
+    assert await world.vectoriser.step()
+    assert await world.vectoriser.step()
+    with pytest.raises(FailedPreconditionError):
+        await world.vectoriser.step()
+    assert (await world.catalog.position(key)).embedded_sequence == 1
+
+
+async def test_failures_are_raised_only_when_nothing_succeeded() -> None:
+    """One refusal among successes waits for the next round; an outage ends the round at once."""
+    done: list[int] = []
+
+    async def work(item: int) -> None:
+        if item < 0:
+            raise VectorStoreError("refused")
+        if item == 0:
+            raise UnavailableError("down", component="chromadb")
+        done.append(item)
+
+    await for_each([1, -1, 2], work)
+    assert done == [1, 2]
+    with pytest.raises(VectorStoreError):
+        await for_each([-1, -2], work)
+    with pytest.raises(UnavailableError):
+        await for_each([3, 0, 4], work)
+    assert done == [1, 2, 3]
+
+
+async def test_a_worker_survives_failures_and_wakes_when_it_is_told() -> None:
+    """It backs off, goes on, and does not wait for its pause when there is news."""
+    signals, failures, done = Signals(), [0], asyncio.Event()
+    calls = 0
+
+    async def step() -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise UnavailableError("down", component="chromadb")
+        if calls == 3:
+            done.set()
+        return False
+
+    def failed() -> None:
+        failures[0] += 1
+
+    worker = asyncio.create_task(Worker("test", step, signals, Subject.COMMITTED, idle_seconds=60, on_failure=failed).run())
+    async with asyncio.timeout(10):
+        while calls < 2:
+            await asyncio.sleep(0.01)
+        while not done.is_set():
+            signals.notify(Subject.COMMITTED)
+            await asyncio.sleep(0.01)
+    worker.cancel()
+    assert failures == [1]
