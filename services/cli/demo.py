@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -20,12 +21,15 @@ from services.cli.console import line
 from services.cli.demo_steps import PROJECT, Demo
 from services.cli.ingest.batch import batches
 from services.cli.ingest.items import FileEnd, Item, ReadDocument
-from services.cli.ingest.run import Ingestion, wait_for_vectors
+from services.cli.ingest.run import Ingestion
+from services.cli.ingest.wait import wait_for_vectors
 from services.cli.progress import Meter
 from services.cli.signals import handled_signals
+from services.cli.stack import lock
 from services.cli.stack.stack import Ports, Stack
+from services.cli.supervisor import start
 from shared.client import KnowledgeBeast
-from shared.errors import UnavailableError
+from shared.errors import FailedPreconditionError, UnavailableError
 
 EXAMPLES = options.examples("kb demo", "kb demo --model-dir /var/lib/kb/models")
 
@@ -34,6 +38,10 @@ EXAMPLES = options.examples("kb demo", "kb demo --model-dir /var/lib/kb/models")
 _EMBEDDING_SECONDS = 180
 _CHUNKS_PER_SECOND_AND_CORE = 90
 _CHARACTERS_PER_CHUNK = 900  # 254 tokens of English with code, less than it may be
+
+_WHOLE = "Python's standard library"
+_PREFIX = "kb-demo-"  # of the temporary folder
+_SETTLED = 5.0  # seconds
 
 
 def demo(
@@ -49,12 +57,13 @@ def demo(
     Everything is kept in a temporary folder and removed; only the exported model is kept (in `models` of the data dir). The exit status is 1 if
     any step did not show what it should.
     """
+    files = _files(module or [])
     models = model_dir or data_dir / "models"
     command, environment = export_command(models)
     if subprocess.run(command, env=environment, check=False).returncode != 0:  # noqa: S603 - our own module, no shell
         raise UnavailableError("the model could not be exported", component="embedding_model")
     try:
-        failed = options.run(_demo(models, frozenset(module or ())))
+        failed = options.run(_demo(models, files, module or []))
     except asyncio.CancelledError:
         line("kb: interrupted; everything is stopped", style="red")
         raise typer.Exit(1) from None
@@ -63,7 +72,31 @@ def demo(
         raise typer.Exit(1)
 
 
-async def _demo(models: Path, names: frozenset[str]) -> list[str]:
+def _files(names: list[str]) -> list[Path]:
+    """Files of the modules, of all if there are no names. Raises typer.BadParameter, which exits with 2."""
+    if not names:
+        return list(docstrings.modules())
+    chosen = docstrings.chosen(names)
+    if missing := [name for name, paths in chosen.items() if not paths]:
+        raise typer.BadParameter(f"{_WHOLE} has no module with docstrings called {', '.join(missing)}", param_hint="--module")
+    return sorted({path for paths in chosen.values() for path in paths})
+
+
+def remove_left_over(parent: Path) -> None:
+    """Removes the folders of demos that were killed: ours, with a lock that nobody holds."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            made = (folder / lock.LOCK_NAME).stat()
+            # One that has just been made may not be locked yet.
+            if made.st_uid != os.geteuid() or time.time() - made.st_mtime < _SETTLED:
+                continue
+            with lock.exclusive(folder):
+                shutil.rmtree(folder)
+        except (OSError, FailedPreconditionError):  # not a demo's, another demo removes it, or a demo runs in it: leave it
+            continue
+
+
+async def _demo(models: Path, files: list[Path], names: list[str]) -> list[str]:
     """Runs the demo; what failed. Cancelled by Ctrl-C and SIGTERM, it stops everything first."""
     task = asyncio.current_task()
     if task is None:
@@ -72,23 +105,24 @@ async def _demo(models: Path, names: frozenset[str]) -> list[str]:
     def interrupt() -> None:
         task.cancel()
 
-    with handled_signals(interrupt), tempfile.TemporaryDirectory(prefix="kb-demo-") as folder:
+    await asyncio.to_thread(remove_left_over, Path(tempfile.gettempdir()))
+    with handled_signals(interrupt), tempfile.TemporaryDirectory(prefix=_PREFIX) as folder, lock.exclusive(Path(folder)):
         stack = Stack(Path(folder), models, Ports.free())
         try:
-            return await _tell(stack, names)
+            return await _tell(stack, files, names)
         finally:
             await stack.stop()
 
 
-async def _tell(stack: Stack, names: frozenset[str]) -> list[str]:
+async def _tell(stack: Stack, files: list[Path], names: list[str]) -> list[str]:
     began = time.monotonic()
-    steps = Demo(stack)
+    steps = Demo(stack, names)
     steps.heading("Starting ChromaDB, the indexer and the query service")
-    await stack.start(on_ready=lambda process: line(f"{process.name} is ready (process {process.pid})"))
+    await start(stack, line, lambda process: line(f"{process.name} is ready (process {process.pid})"), logs_stay=False)
     async with KnowledgeBeast(stack.indexer_address, stack.query_address, timeout=20.0) as kb:
-        steps.heading("Writing every docstring of Python's standard library")
-        await kb.create_project(PROJECT, display_name="Python's standard library")
-        ingestion = await _ingest(kb, names)
+        steps.heading(f"Writing every docstring of {', '.join(names) or _WHOLE}")
+        await kb.create_project(PROJECT, display_name=_WHOLE)
+        ingestion = await _ingest(kb, files)
         steps.check("every document was written", ingestion.failed == 0 and ingestion.written > 0, f"{ingestion.written:,} written")
         await _embed(kb)
         await steps.searches(kb, ingestion.consistency_token)
@@ -104,8 +138,7 @@ async def _tell(stack: Stack, names: frozenset[str]) -> list[str]:
     return steps.failed
 
 
-async def _ingest(kb: KnowledgeBeast, names: frozenset[str]) -> Ingestion:
-    files = [path for path in docstrings.modules() if not names or docstrings.module_name(path).partition(".")[0] in names]
+async def _ingest(kb: KnowledgeBeast, files: list[Path]) -> Ingestion:
     with Meter("writing", "modules", len(files)) as meter:
         ingestion = Ingestion(kb, PROJECT, meter)
         await ingestion.run(batches(_bounded(files), 200))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shared.domain import DocumentId, DocumentInput, Metadata
@@ -53,6 +53,22 @@ def module_name(path: Path) -> str:
     """Dotted name of a file of the standard library; a package has that of its folder."""
     parts = path.relative_to(sysconfig.get_path("stdlib")).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def chosen(names: Iterable[str]) -> dict[str, list[Path]]:
+    """For each name of a module or package, the files of it that have docstrings; those of a package include its modules'."""
+    wanted = {name: list[Path]() for name in names}
+    for path in modules():
+        module = module_name(path)
+        for name, paths in wanted.items():
+            if is_within(module, name) and any(documents(path)):
+                paths.append(path)
+    return wanted
+
+
+def is_within(dotted: str, module: str) -> bool:
+    """Whether a dotted name is that of the module or of something in it."""
+    return dotted == module or dotted.startswith(f"{module}.")
 
 
 def _kind(node: _Definition) -> str:

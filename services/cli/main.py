@@ -10,7 +10,8 @@ import typer
 from services.cli import demo
 from services.cli.commands import document, ingest, model, project, search, status, up
 from services.cli.console import line
-from shared.errors import ConflictError, InvalidArgumentError, KnowledgeBeastError, ResourceExhaustedError, UnavailableError
+from services.cli.explain import explain
+from shared.errors import KnowledgeBeastError
 
 app = typer.Typer(
     name="kb",
@@ -39,18 +40,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:  # of this machine's files and sockets; nothing else in `kb` raises it
         line(f"kb: {error.filename or ''}{': ' if error.filename else ''}{error.strerror or error}", style="red")
         sys.exit(1)
-
-
-def explain(error: KnowledgeBeastError) -> str:
-    """What went wrong, and what to do about it."""
-    match error:
-        case UnavailableError(component="indexer" | "query" as component) if "does not answer" in error.message:
-            return f"{error.message}: is `kb up` running? (--{component} and KB_{component.upper()}_ADDRESS say where)"
-        case InvalidArgumentError() if error.violations:
-            return "; ".join(f"{violation.field}: {violation.description}" for violation in error.violations)
-        case ResourceExhaustedError():
-            return f"{error.message} (try again in {error.retry_after:g} s)"
-        case ConflictError():
-            return f"{error.message}: read it again, then retry"
-        case _:
-            return error.message

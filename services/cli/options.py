@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from services.cli.console import line
 from services.cli.filter_syntax import parse_filters
 from services.cli.values import parse_scalar
 from shared.domain import MetadataScalar
@@ -50,6 +52,21 @@ def examples(*lines: str) -> str:
 def run(work: Coroutine[Any, Any, _Result]) -> _Result:
     """Runs the asynchronous part of a command."""
     return asyncio.run(work)
+
+
+def confirm(question: str) -> None:
+    """Asks on stderr. Raises typer.Exit with status 1 unless the answer is yes."""
+    ended = False
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:
+        agreed, ended = False, True
+    if agreed:
+        return
+    if ended or not sys.stdin.isatty():
+        line("")  # nobody's return key has ended the line of the question
+    line("Aborted.", style="red")
+    raise typer.Exit(1)
 
 
 def key_values(option: str, pairs: list[str]) -> dict[str, str]:

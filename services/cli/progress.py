@@ -27,6 +27,7 @@ class Meter:
         self._total = total
         self._completed = 0
         self._shown_at = time.monotonic()
+        self._said = ""
         self._bar: Progress | None = None
         if ERR.is_terminal:
             columns = (
@@ -49,7 +50,7 @@ class Meter:
         if self._bar is not None:
             self._bar.stop()
         else:
-            self._plain()
+            self.show()
 
     @property
     def completed(self) -> int:
@@ -68,9 +69,13 @@ class Meter:
         if self._bar is not None:
             self._bar.update(self._task, completed=completed, total=self._total)
         elif time.monotonic() - self._shown_at >= _PLAIN_INTERVAL:
-            self._plain()
+            self.show()
 
-    def _plain(self) -> None:
+    def show(self) -> None:
+        """Writes the plain line, unless it stands there already."""
         self._shown_at = time.monotonic()
         of = "" if self._total is None else f" of {self._total:,}"
-        line(f"{self._description}: {self._completed:,}{of} {self._unit}")
+        text = f"{self._description}: {self._completed:,}{of} {self._unit}"
+        if text != self._said:
+            line(text)
+        self._said = text

@@ -8,7 +8,7 @@ from rich.text import Text
 from services.cli.console import OUT, result
 from services.cli.excerpt import excerpt
 from shared.client import HealthState, LegScore, SearchResult, ServiceState
-from shared.domain import Document, Project
+from shared.domain import Document, MetadataValue, Project
 
 _STATE_STYLES = {HealthState.HEALTHY: "green", HealthState.DEGRADED: "yellow", HealthState.UNHEALTHY: "red", HealthState.UNKNOWN: "magenta"}
 
@@ -22,8 +22,8 @@ def search_result(query: str, value: SearchResult, shown: int | None = None) -> 
     if value.hits:
         table = Table("#", "score", "document", "vector", "keyword", "excerpt", box=None, padding=(0, 2, 0, 0), header_style="bold")
         for rank, hit in enumerate(value.hits[:shown], 1):
-            document = Text(hit.title, style="bold")
-            if hit.document_id != hit.title:
+            document = Text(hit.title or hit.document_id, style="bold")
+            if hit.title and hit.document_id != hit.title:
                 document.append(f"\n{hit.document_id}", style="dim not bold")
             part = excerpt(hit.chunk.text, query)
             text = Text(part.text)
@@ -38,7 +38,8 @@ def search_result(query: str, value: SearchResult, shown: int | None = None) -> 
     parts = (("wait", spent.wait), ("embed", spent.embed), ("vector", spent.vector), ("keyword", spent.keyword), ("assemble", spent.assemble))
     details = ", ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in parts if seconds >= 0.00005)
     behind = "" if fresh.sequence >= fresh.head else f" · {fresh.head - fresh.sequence} changes behind"
-    hits = "1 hit" if len(value.hits) == 1 else f"{len(value.hits)} hits"
+    count = len(value.hits)
+    hits = "1 hit" if count == 1 else f"{count} hits" if shown is None or shown >= count else f"{shown} of {count} hits"
     result(f"{hits} in {spent.total * 1000:.1f} ms ({details}) · {value.mode.value} · sequence {fresh.sequence}{behind}", style="dim")
 
 
@@ -93,10 +94,14 @@ def document_table(documents: list[Document]) -> Table:
     """A line a document."""
     table = Table("document", "title", "chunks", "changed (UTC)", "metadata", box=None, padding=(0, 2, 0, 0), header_style="bold")
     for document in documents:
-        metadata = ", ".join(f"{name}={value}" for name, value in sorted(document.metadata.items()))
+        metadata = ", ".join(f"{name}={_metadata(value)}" for name, value in sorted(document.metadata.items()))
         changed = f"{document.update_time:%Y-%m-%d %H:%M:%S}"
         table.add_row(Text(document.id), Text(document.title), str(document.chunk_count), changed, Text(metadata, style="dim"))
     return table
+
+
+def _metadata(value: MetadataValue) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def service_state(value: ServiceState, address: str) -> None:

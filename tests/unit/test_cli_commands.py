@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -146,6 +147,48 @@ def test_what_fails_is_said_counted_and_makes_the_exit_status_1(notes: Kb) -> No
     assert "1 written, 2 unchanged, 2 failed" in outcome.err
 
 
+def test_arguments_that_cannot_be_read_are_one_line_each_and_the_rest_goes_on(notes: Kb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing, forbidden and failing files end neither the command nor one another."""
+    Path("ok.txt").write_text("text")
+    Path("failing.txt").symlink_to("/proc/self/mem")  # whoever reads its beginning is told of an input/output error
+    really = os.access
+    # What other users than root are told of a file of mode 0, before anybody tries to open it.
+    monkeypatch.setattr(os, "access", lambda path, *rest, **more: "failing" not in str(path) and really(path, *rest, **more))
+
+    outcome = notes("ingest", "failing.txt", "missing.txt", "ok.txt", "-p", "notes")
+
+    assert outcome.status == 1
+    assert "failed: failing.txt: Input/output error\n" in outcome.err
+    assert "failed: missing.txt: there is no such file or folder\n" in outcome.err
+    assert "1 written, 0 unchanged, 2 failed, 0 skipped" in outcome.err
+
+
+@pytest.mark.parametrize(("options", "said"), [((), "in empty ("), (("--glob", "*.md", "--glob", "*.txt"), "in empty that match *.md or *.txt (")])
+def test_a_folder_without_files_fails_before_anything_is_created(kb: Kb, options: tuple[str, ...], said: str) -> None:
+    """A mistyped folder or pattern is not taken for success."""
+    Path("empty").mkdir()
+
+    outcome = kb("ingest", "empty", "-p", "p", "--create", *options)
+
+    assert outcome.status == 1
+    assert f"kb: No files found {said}" in outcome.err
+    assert kb("project", "show", "p").status == 1
+
+
+def test_skipped_files_are_counted_and_empty_ones_have_no_line_each(notes: Kb) -> None:
+    """The summary and --json count both kinds."""
+    for number in range(12):
+        Path(f"docs/empty{number}.txt").touch()
+    Path("docs/binary").write_bytes(b"\0")
+
+    outcome = notes("ingest", "docs", "-p", "notes", "--json")
+
+    assert (outcome.status, json.loads(outcome.out)["skipped"]) == (0, 13)
+    assert "0 written, 2 unchanged, 0 failed, 13 skipped" in outcome.err
+    assert "12 empty files skipped\n" in outcome.err
+    assert "empty0.txt" not in outcome.err
+
+
 def test_ingesting_into_a_missing_project_says_how_to_create_it(kb: Kb) -> None:
     """Nothing is written."""
     Path("a.txt").write_text("text")
@@ -177,6 +220,18 @@ def test_waiting_ends_when_the_vectors_have_caught_up(notes: Kb, services: FakeS
     assert outcome.status == 0
     assert "embedding: 2 of 2 changes" in outcome.err
     assert json.loads(notes("project", "show", "notes", "--json").out)["lag"] == 0
+
+
+def test_a_timeout_bounds_the_whole_wait(notes: Kb, services: FakeServices) -> None:
+    """What is written is written; the wait alone is given up."""
+    services.state.vectors_behind = 10_000
+    Path("docs/lines.jsonl").write_text("".join(json.dumps({"id": str(number), "text": "x"}) + "\n" for number in range(100)))
+
+    outcome = notes("ingest", "docs", "-p", "notes", "--wait", "--timeout", "0.6")
+
+    assert outcome.status == 1
+    assert "100 written" in outcome.err
+    assert "kb: not everything in notes was searchable by meaning within 0.6 s" in outcome.err
 
 
 def test_a_broken_stream_says_what_was_written_and_that_it_may_be_repeated(notes: Kb, services: FakeServices) -> None:
@@ -235,6 +290,17 @@ def test_a_degraded_answer_says_so_with_its_reason(notes: Kb, services: FakeServ
     assert (json.loads(form.out)["degradations"][0]["reason"], json.loads(form.out)["degraded"]) == ("vector_leg_missing", True)
 
 
+def test_a_document_without_a_title_is_shown_by_its_id_alone(notes: Kb) -> None:
+    """No empty line where the title would be; lists in metadata are read as words."""
+    Path("c.jsonl").write_text(json.dumps({"id": "untitled", "text": "zebra", "metadata": {"tags": ["a", "b"]}}))
+    assert notes("ingest", "c.jsonl", "-p", "notes").status == 0
+
+    (row,) = [line for line in notes("search", "zebra", "-p", "notes").out.splitlines() if "zebra" in line]
+
+    assert "untitled" in row
+    assert "tags=a, b" in notes("document", "list", "-p", "notes").out
+
+
 def test_status_shows_services_and_projects(notes: Kb) -> None:
     """Components with their figures, and how far each project is."""
     table, form = notes("status"), json.loads(notes("status", "--json").out)
@@ -271,6 +337,14 @@ def test_an_indexer_that_is_not_there_is_one_line_that_says_what_to_do(kb: Kb, s
     assert (1, expected) == (outcome.status, outcome.err)
 
 
+def test_a_query_service_that_is_not_there_is_called_by_its_name(notes: Kb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bare, "the query" would be what was typed."""
+    monkeypatch.setenv("KB_QUERY_ADDRESS", "127.0.0.1:1")
+
+    assert "kb: the query service does not answer at 127.0.0.1:1: is `kb up` running?" in notes("search", "x", "-p", "notes").err
+    assert "the query service does not answer at 127.0.0.1:1: is `kb up` running?" in notes("status").out
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -284,6 +358,7 @@ def test_an_indexer_that_is_not_there_is_one_line_that_says_what_to_do(kb: Kb, s
         ["project", "create", "p", "--label", "x"],
         ["ingest", "x", "-p", "p", "--metadata", "=1"],
         ["nothing"],
+        ["demo", "--module", "no_such_module"],
     ],
 )
 def test_wrong_usage_exits_with_2(kb: Kb, arguments: list[str]) -> None:
@@ -302,6 +377,16 @@ def test_deleting_a_project_asks_first(notes: Kb, monkeypatch: pytest.MonkeyPatc
     """Neither "no" nor the end of the input deletes anything."""
     for answer in ("n\n", ""):
         monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
-        assert notes("project", "delete", "notes").status == 1
+        outcome = notes("project", "delete", "notes")
+        assert (outcome.status, outcome.err.splitlines()[-1]) == (1, "Aborted.")
 
     assert notes("project", "show", "notes").status == 0
+
+
+def test_deleting_a_project_that_is_not_there_asks_nothing(kb: Kb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer would change nothing."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+
+    outcome = kb("project", "delete", "gone")
+
+    assert (outcome.status, outcome.out, outcome.err) == (1, "", "kb: there is no project gone\n")

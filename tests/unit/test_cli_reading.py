@@ -84,6 +84,16 @@ def test_what_is_not_there_is_said_and_the_rest_goes_on(folder: Path) -> None:
     assert Walk([Path("missing"), Path("a.md")]).count() == 1
 
 
+def test_a_path_that_cannot_even_be_looked_at_is_said_and_the_rest_goes_on(folder: Path) -> None:
+    """The system refuses to look: here for a name that is too long, for others in a folder that they may not enter."""
+    _write(folder / "a.md")
+    long = "x" * 300
+
+    found = list(Walk([Path(long), Path("a.md")]))
+
+    assert [Remark(Verdict.FAILED, long, "File name too long"), SourceFile(Path("a.md"), "a.md")] == found
+
+
 def test_text_files_have_title_and_metadata(folder: Path) -> None:
     """The title is the first heading of Markdown, else the file's name; what the user adds wins."""
     os.utime(_write(folder / "a.md", "# The title\n\nText"), (0, 0))
@@ -120,7 +130,7 @@ def test_files_that_cannot_be_documents_are_said_and_the_rest_goes_on(folder: Pa
     assert remarks.pop("damaged.txt")[0] is Verdict.FAILED
     assert remarks == {
         "binary": (Verdict.SKIPPED, "is binary"),
-        "empty.txt": (Verdict.SKIPPED, "has no text"),
+        "empty.txt": (Verdict.EMPTY, "is empty"),
         "guessed.txt": (Verdict.NOTE, "is not UTF-8; read as latin-1"),
         "huge.txt": (Verdict.FAILED, "has 2,000,001 characters, more than 2,000,000: split it"),
         "pipe": (Verdict.SKIPPED, "is not a regular file"),
@@ -233,6 +243,15 @@ def test_reading_is_lazy(folder: Path) -> None:
     second = next(stream)
 
     assert [batch.documents[0].document.text for batch in (first, second)] == ["old", "new"]
+
+
+def test_modules_are_chosen_by_name_with_all_that_is_in_them() -> None:
+    """A package has its modules, a module itself alone; a name that is only the beginning of another has nothing."""
+    chosen = docstrings.chosen(["json", "json.decoder", "jso"])
+
+    assert {"__init__.py", "decoder.py", "encoder.py"} <= {path.name for path in chosen["json"]}
+    assert [path.name for path in chosen["json.decoder"]] == ["decoder.py"]
+    assert chosen["jso"] == []
 
 
 def test_docstrings_of_the_standard_library_are_documents_under_their_dotted_names() -> None:

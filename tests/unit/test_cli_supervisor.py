@@ -9,7 +9,7 @@ import pytest
 
 from services.cli.stack.process import ManagedProcess
 from services.cli.stack.stack import Ports, Stack
-from services.cli.supervisor import supervise
+from services.cli.supervisor import start, supervise
 from shared.errors import FailedPreconditionError, UnavailableError
 
 
@@ -63,16 +63,18 @@ async def test_chromadb_is_started_again_as_often_as_it_dies(sleeping: Stack) ->
 
 @pytest.mark.parametrize("name", ["indexer", "query"])
 async def test_the_end_of_a_service_ends_the_watch_with_its_log(sleeping: Stack, name: str) -> None:
-    """Which service it was, how it ended, and its last lines."""
-    watching = asyncio.create_task(supervise(sleeping, Told()))
+    """What it logged is said, then which service it was, how it ended, and where its log is."""
+    told = Told()
+    watching = asyncio.create_task(supervise(sleeping, told))
     await asyncio.sleep(0)
     {"indexer": sleeping.indexer, "query": sleeping.query}[name].kill()
 
     async with asyncio.timeout(20):
-        with pytest.raises(UnavailableError, match=rf"(?s)the {name} was killed by signal 9; .*this is {name}") as error:
+        with pytest.raises(UnavailableError, match=rf"^{name} was killed by signal 9: see .*/{name}\.log$") as error:
             await watching
 
     assert error.value.component == name
+    assert told.lines.get_nowait() == f"{name}: this is {name}"
 
 
 async def test_a_failed_start_leaves_nothing_running(sleeping: Stack, tmp_path: Path) -> None:
@@ -84,6 +86,32 @@ async def test_a_failed_start_leaves_nothing_running(sleeping: Stack, tmp_path: 
         await sleeping.start()
 
     assert [process.running for process in sleeping.processes] == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("logged", "cause"),
+    [
+        (
+            '{"level": "info", "event": "begins"}\n{"level": "error", "event": "cannot start", "reason": "the disk is full"}',
+            "cannot start: the disk is full",
+        ),
+        ("no module named x", "no module named x"),
+    ],
+)
+async def test_a_failed_start_tells_the_cause_of_this_run_alone(sleeping: Stack, tmp_path: Path, logged: str, cause: str) -> None:
+    """What an earlier run left in the log is not shown, and the error names the log."""
+    sleeping.kill()
+    log = tmp_path / "failing.log"
+    log.write_text('{"level": "error", "event": "of the run before"}\n')
+    sleeping.indexer = ManagedProcess("indexer", ("sh", "-c", 'echo "$1"; exit 1', "sh", logged), log=log, ready=_never)
+    told = Told()
+
+    with pytest.raises(UnavailableError) as error:
+        await start(sleeping, told, lambda _: None)
+
+    assert (error.value.component, error.value.message) == ("indexer", f"indexer ended with status 1 before it was ready: see {log}")
+    assert told.lines.get_nowait() == f"indexer: {cause}"
+    assert told.lines.empty()
 
 
 async def _never() -> bool:

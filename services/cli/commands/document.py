@@ -93,7 +93,7 @@ def delete(
         raise typer.BadParameter("give either ids or --filter")
     condition = options.conditions(filters)
     if condition is not None and not yes:
-        typer.confirm(f"Delete every document of {project} that matches?", abort=True)
+        options.confirm(f"Delete every document of {project} that matches?")
 
     async def work() -> DeleteResult:
         async with KnowledgeBeast(indexer, timeout=timeout) as kb:

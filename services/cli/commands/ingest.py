@@ -12,8 +12,10 @@ import typer
 from services.cli import options
 from services.cli.console import json_document, line
 from services.cli.ingest.batch import batches
+from services.cli.ingest.items import SourceFile
 from services.cli.ingest.read import Reader
-from services.cli.ingest.run import Ingestion, wait_for_vectors
+from services.cli.ingest.run import Ingestion
+from services.cli.ingest.wait import wait_for_vectors
 from services.cli.ingest.walk import Walk
 from services.cli.progress import Meter
 from shared.client import KnowledgeBeast
@@ -26,8 +28,15 @@ EXAMPLES = options.examples(
 )
 
 
+# Its own option: what bounds the wait must not by default.
+Timeout = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long each call, and the whole of --wait, may take. Default: 10, no limit."),
+]
+
+
 def ingest(  # noqa: PLR0913 - one an option
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", readable=False, help="Files and folders.")],
     project: options.ProjectName,
     *,
     create: Annotated[bool, typer.Option("--create", help="Create the project if it is not there.")] = False,
@@ -38,22 +47,25 @@ def ingest(  # noqa: PLR0913 - one an option
     wait: Annotated[bool, typer.Option("--wait", help="Wait until everything is searchable by meaning.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on stdout.")] = False,
     indexer: options.Indexer = options.DEFAULT_INDEXER,
-    timeout: options.Timeout = options.DEFAULT_TIMEOUT,
+    query: options.Query = options.DEFAULT_QUERY,
+    timeout: Timeout = None,
 ) -> None:
     """Write files into a project. Running it again writes only what has changed.
 
     Text of every kind is read as it is; HTML, PDF and Word files are converted to Markdown; a `.jsonl` file has one document a line with `id`,
     `text` and, if wanted, `title` and `metadata`. Binary and hidden files are left out. A document's id is its path relative to the current
     directory (relative to the folder that holds PATH when that is elsewhere), its title the first Markdown heading or the file's name, its
-    metadata `path`, `modified` and `kind`. What cannot be read or is refused is said, and the rest goes on; the exit status is then 1.
+    metadata `path`, `modified` and `kind`. What cannot be read or is refused is said, and the rest goes on; the exit status is then 1, as it is
+    when there are no files at all.
     """
     extra = options.metadata_values("--metadata", metadata or [])
     walk = Walk(paths, glob or (), relative_to)
 
     async def work() -> Ingestion:
-        async with KnowledgeBeast(indexer, timeout=timeout) as kb:
+        files = await asyncio.to_thread(_count, walk)
+        async with KnowledgeBeast(indexer, query, timeout=options.DEFAULT_TIMEOUT if timeout is None else timeout) as kb:
             await _prepare(kb, project, create=create)
-            with Meter("ingesting", "files", await asyncio.to_thread(walk.count)) as meter:
+            with Meter("ingesting", "files", files) as meter:
                 ingestion = Ingestion(kb, project, meter)
                 try:
                     await ingestion.run(batches(Reader(extra).read(walk), batch_size))
@@ -63,14 +75,30 @@ def ingest(  # noqa: PLR0913 - one an option
             line(ingestion.summary(), style="red" if ingestion.failed else "green")
             if wait:
                 with Meter("embedding", "changes") as meter:
-                    await wait_for_vectors(kb, project, meter)
+                    await wait_for_vectors(kb, project, meter, timeout=timeout)
             return ingestion
 
     done = options.run(work())
     if as_json:
-        json_document({"written": done.written, "unchanged": done.unchanged, "failed": done.failed, "consistency_token": done.consistency_token})
+        counts = {"written": done.written, "unchanged": done.unchanged, "failed": done.failed, "skipped": done.skipped}
+        json_document({**counts, "consistency_token": done.consistency_token})
     if done.failed:
         raise typer.Exit(1)
+
+
+def _count(walk: Walk) -> int:
+    """Number of files. Raises NotFoundError if there are none and nothing else can be said of the paths."""
+    files = others = 0
+    for item in walk:
+        if isinstance(item, SourceFile):
+            files += 1
+        else:
+            others += 1
+    if not files and not others:
+        where = ", ".join(map(str, walk.paths))
+        matching = f" that match {' or '.join(walk.globs)}" if walk.globs else ""
+        raise NotFoundError(f"No files found in {where}{matching} (hidden files are left out)")
+    return files
 
 
 async def _prepare(kb: KnowledgeBeast, project: str, *, create: bool) -> None:

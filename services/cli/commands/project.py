@@ -29,6 +29,11 @@ def _show(project: Project, *, as_json: bool) -> None:
         render.project_details(project)
 
 
+async def _get(project_id: str, indexer: str, timeout: float) -> Project:
+    async with KnowledgeBeast(indexer, timeout=timeout) as kb:
+        return await kb.get_project(project_id)
+
+
 @app.command(epilog=options.examples("kb project create notes", "kb project create papers --name Papers --label team=search --max-tokens 128"))
 def create(  # noqa: PLR0913 - one an option
     project_id: ProjectId,
@@ -95,12 +100,7 @@ def show(
     timeout: options.Timeout = options.DEFAULT_TIMEOUT,
 ) -> None:
     """Show one project."""
-
-    async def work() -> Project:
-        async with KnowledgeBeast(indexer, timeout=timeout) as kb:
-            return await kb.get_project(project_id)
-
-    _show(options.run(work()), as_json=as_json)
+    _show(options.run(_get(project_id, indexer, timeout)), as_json=as_json)
 
 
 @app.command(epilog=options.examples("kb project update notes --name 'My notes'", "kb project update notes --label team=search --label stage=test"))
@@ -141,7 +141,9 @@ def delete(
 ) -> None:
     """Delete a project with all its documents and vectors."""
     if not yes:
-        typer.confirm(f"Delete project {project_id} with everything in it?", abort=True)
+        found = options.run(_get(project_id, indexer, timeout))
+        documents = "1 document" if found.document_count == 1 else f"{found.document_count:,} documents"
+        options.confirm(f"Delete project {project_id} with everything in it ({documents})?")
 
     async def work() -> int:
         async with KnowledgeBeast(indexer, timeout=timeout) as kb:

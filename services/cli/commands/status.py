@@ -9,6 +9,7 @@ import typer
 
 from services.cli import json_forms, options, render
 from services.cli.console import OUT, json_document, result
+from services.cli.explain import explain
 from shared.client import HealthState, KnowledgeBeast, ServiceState
 from shared.domain import Project
 from shared.errors import KnowledgeBeastError
@@ -38,7 +39,7 @@ def status(
     healthy = all(isinstance(state, ServiceState) and state.state in {HealthState.HEALTHY, HealthState.DEGRADED} for state in states)
     if as_json:
         services = [
-            {"service": name, "address": address, "answers": False, "error": state.message}
+            {"service": name, "address": address, "answers": False, "error": explain(state)}
             if isinstance(state, KnowledgeBeastError)
             else {"address": address, "answers": True, **json_forms.service(state)}
             for name, address, state in zip(("indexer", "query"), (indexer, query), states, strict=True)
@@ -47,7 +48,7 @@ def status(
     else:
         for address, state in zip((indexer, query), states, strict=True):
             if isinstance(state, KnowledgeBeastError):
-                result(f"{state.message}: is `kb up` running?", style="red")
+                result(explain(state), style="red")
             else:
                 render.service_state(state, address)
         if projects:

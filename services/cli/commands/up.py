@@ -11,9 +11,10 @@ import typer
 from services.cli import options
 from services.cli.console import line, result
 from services.cli.signals import handled_signals
+from services.cli.stack import lock
 from services.cli.stack.process import ManagedProcess
 from services.cli.stack.stack import Ports, Stack
-from services.cli.supervisor import supervise
+from services.cli.supervisor import start, supervise
 
 EXAMPLES = options.examples("kb up", "kb up --data-dir /var/lib/kb --indexer-port 6001 --query-port 6002")
 
@@ -36,8 +37,10 @@ def up(
     All listen on the loopback interface. ChromaDB is started again when it dies; when a service dies, all are stopped and the exit status is 1.
     """
     ports = Ports(indexer=indexer_port, indexer_http=indexer_http_port, query=query_port, query_http=query_http_port, chroma=chroma_port)
+    lock.check_unused(data_dir)  # first: with the default ports too, the folder is what is wrong
     ports.check_free()
-    options.run(_run(Stack(data_dir, model_dir or data_dir / "models", ports)))
+    with lock.exclusive(data_dir):
+        options.run(_run(Stack(data_dir, model_dir or data_dir / "models", ports)))
 
 
 async def _run(stack: Stack) -> None:
@@ -64,7 +67,7 @@ async def _run(stack: Stack) -> None:
 
 async def _serve(stack: Stack) -> None:
     try:
-        await stack.start(on_ready=_started)
+        await start(stack, line, _started)
         _announce(stack)
         await supervise(stack, line)
     finally:

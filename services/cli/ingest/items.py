@@ -18,10 +18,15 @@ class SourceFile:
 
 
 class Verdict(enum.Enum):
-    """What a remark means: something is lost (FAILED), left out on purpose (SKIPPED), or merely worth knowing (NOTE)."""
+    """What a remark means.
+
+    Something is lost (FAILED), left out on purpose (SKIPPED), left out because it is empty (EMPTY: counted, not worth a line each), or merely worth
+    knowing (NOTE).
+    """
 
     FAILED = "failed"
     SKIPPED = "skipped"
+    EMPTY = "empty"
     NOTE = "note"
 
 

@@ -68,6 +68,9 @@ class Reader:
         text, guessed = decode(data)
         if guessed:
             yield Remark(Verdict.NOTE, file.name, f"is not UTF-8; read as {guessed}")
+        if not text.strip():
+            yield Remark(Verdict.EMPTY, file.name, "is empty")
+            return
         yield self._document(file, suffix, text, heading(text) if suffix in _MARKDOWN else "")
 
     def _converted(self, file: SourceFile, suffix: str) -> Iterator[Item]:
@@ -85,7 +88,7 @@ class Reader:
         yield self._document(file, suffix, text, title or heading(text))
 
     def _document(self, file: SourceFile, suffix: str, text: str, title: str) -> Item:
-        if not text.strip():
+        if not text.strip():  # of a converted file: a PDF of scanned pages, for example
             return Remark(Verdict.SKIPPED, file.name, "has no text")
         if len(text) > _MAX_CHARACTERS:
             raise InvalidArgumentError(f"has {len(text):,} characters, more than {_MAX_CHARACTERS:,}: split it")

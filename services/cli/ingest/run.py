@@ -13,9 +13,7 @@ from services.cli.ingest.items import Remark, Verdict
 from services.cli.progress import Meter
 from shared.client import DocumentResult, KnowledgeBeast
 from shared.domain import DocumentInput
-from shared.errors import DeadlineExceededError
 
-_POLL = 0.25  # seconds between two looks at a project: the API has no call that waits for vectors
 _STYLES = {Verdict.FAILED: "red", Verdict.SKIPPED: "dim", Verdict.NOTE: "dim"}
 
 
@@ -25,6 +23,8 @@ class Ingestion:
     Attributes:
         written: Documents that were written.
         unchanged: Documents that were already there like this.
+        skipped: Files that were left out on purpose, empty ones among them.
+        empty: Files without text.
         failed: Files, lines and documents that could not be read or were refused.
         consistency_token: Covers everything acknowledged; empty before that.
     """
@@ -32,6 +32,8 @@ class Ingestion:
     def __init__(self, kb: KnowledgeBeast, project: str, meter: Meter) -> None:
         self.written = 0
         self.unchanged = 0
+        self.skipped = 0
+        self.empty = 0
         self.failed = 0
         self.consistency_token = ""
         self._kb = kb
@@ -46,12 +48,15 @@ class Ingestion:
             for result in answer.results:
                 self._count(result, self._origins.popleft())
             self.consistency_token = answer.consistency_token
+        if self.empty:
+            line("1 empty file skipped" if self.empty == 1 else f"{self.empty:,} empty files skipped", style=_STYLES[Verdict.SKIPPED])
 
     def summary(self) -> str:
         """One line: counts, seconds, documents a second."""
         seconds = time.monotonic() - self._began
         rate = (self.written + self.unchanged) / seconds if seconds else 0.0
-        return f"{self.written:,} written, {self.unchanged:,} unchanged, {self.failed:,} failed in {seconds:.1f} s ({rate:,.0f} documents/s)"
+        counts = f"{self.written:,} written, {self.unchanged:,} unchanged, {self.failed:,} failed, {self.skipped:,} skipped"
+        return f"{counts} in {seconds:.1f} s ({rate:,.0f} documents/s)"
 
     async def _source(self, batches: Iterator[Batch]) -> AsyncIterator[Sequence[DocumentInput]]:
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
@@ -73,25 +78,15 @@ class Ingestion:
             self.written += 1
 
     def _say(self, remark: Remark) -> None:
-        if remark.verdict is Verdict.FAILED:
-            self.failed += 1
+        match remark.verdict:
+            case Verdict.FAILED:
+                self.failed += 1
+            case Verdict.SKIPPED:
+                self.skipped += 1
+            case Verdict.EMPTY:
+                self.skipped += 1
+                self.empty += 1
+                return
+            case Verdict.NOTE:
+                pass
         line(f"{remark.verdict.value}: {remark.subject}: {remark.message}", style=_STYLES[remark.verdict])
-
-
-async def wait_for_vectors(kb: KnowledgeBeast, project: str, meter: Meter, *, patience: float = 120.0) -> None:
-    """Waits until every change committed up to now is embedded and in the vector store; `meter` counts changes.
-
-    Raises DeadlineExceededError when nothing moves for `patience` seconds.
-    """
-    current = await kb.get_project(project)
-    target, began = current.head, current.vector_sequence
-    moved_at, reached = time.monotonic(), current.vector_sequence
-    while current.vector_sequence < target:
-        meter.set(current.vector_sequence - began, target - began)
-        await asyncio.sleep(_POLL)
-        current = await kb.get_project(project)
-        if current.vector_sequence != reached:
-            moved_at, reached = time.monotonic(), current.vector_sequence
-        elif time.monotonic() - moved_at > patience:
-            raise DeadlineExceededError(f"no vector of {project} was written for {patience:g} s: `kb status` says which component is at fault")
-    meter.set(target - began, target - began)

@@ -31,9 +31,14 @@ class Walk:
         """Files, and a FAILED remark for each path or folder that cannot be read or has no name relative to `base`."""
         for path in self.paths:
             base = self._base_of(path)
-            if path.is_dir():
+            try:
+                is_folder, exists = path.is_dir(), path.exists()
+            except OSError as problem:  # a folder above it may not be entered, or the name is too long
+                yield Remark(Verdict.FAILED, str(path), problem.strerror or str(problem))
+                continue
+            if is_folder:
                 yield from self._folder(path, base)
-            elif path.exists():
+            elif exists:
                 yield self._named(path, base)
             else:
                 yield Remark(Verdict.FAILED, str(path), "there is no such file or folder")

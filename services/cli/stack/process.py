@@ -84,6 +84,7 @@ class ManagedProcess:
         self._cwd = cwd
         self._ready = ready
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0  # where this run's lines begin in the log
 
     @property
     def pid(self) -> int | None:
@@ -171,10 +172,10 @@ class ManagedProcess:
         self._signal_group(signal.SIGCONT)
 
     def log_tail(self, lines: int = LOG_LINES_IN_ERRORS) -> str:
-        """The last lines of the log, at most 64 KB; empty if there is none."""
+        """The last lines that it logged since it was started last, at most 64 KB; empty if there are none."""
         try:
             with self.log.open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+                file.seek(max(self._log_start, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
                 return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
         except FileNotFoundError:
             return ""
@@ -184,6 +185,7 @@ class ManagedProcess:
         # -I -S: nothing of the child's environment or of site-packages runs in the wrapper; it costs about 15 ms.
         wrapper = (sys.executable, "-I", "-S", "-c", _EXEC, str(os.getpid()))
         with self.log.open("ab") as log:
+            self._log_start = log.seek(0, os.SEEK_END)
             return subprocess.Popen(  # noqa: S603 - the command is the caller's, no shell
                 (*wrapper, *self._command),
                 stdin=subprocess.DEVNULL,
