@@ -23,6 +23,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 # Events that are read ahead of those that are being applied, a stream.
 _READ_AHEAD = 8
+# Seconds: an indexer that is back is heard soon after.
+_LONGEST_WAIT = 5.0
 # Writes that a span of applying documents is linked to, at most.
 _LINKS_A_SPAN = 16
 _tracer = tracing.get_tracer(__name__)
@@ -41,7 +43,7 @@ class Follower:
     def __init__(self, feed: Feed, replica: Replica, *, backoff: Backoff | None = None, stale_after: float = 15.0) -> None:
         self._feed = feed
         self._replica = replica
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff or Backoff(maximum=_LONGEST_WAIT)
         self._stale_after = stale_after
         self._list = StreamState()
         self._streams: dict[ProjectId, StreamState] = {}

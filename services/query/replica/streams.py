@@ -13,7 +13,7 @@ from shared.errors import KnowledgeBeastError, NotFoundError
 from shared.observability.logging import get_logger
 from shared.resilience.backoff import Backoff
 
-# A stream that lived this many seconds was a good one: the failure that ended it counts as the first.
+# A stream that lived this many seconds, or brought something, was a good one: the failure that ended it counts as the first.
 _GOOD_STREAM_SECONDS = 5.0
 # The list of projects tells when a project is there again; this is only in case the list is interrupted too.
 _NOT_FOUND_SECONDS = 30.0
@@ -83,7 +83,8 @@ async def keep_following(name: str, state: StreamState, backoff: Backoff, follow
             _log.exception("feed_failed", stream=name)
         state.lost()
         gaps = gap + (gaps if state.applied == applied else 0)
-        failures = 1 if time.monotonic() - began >= _GOOD_STREAM_SECONDS else failures + 1
+        good = state.applied > applied or time.monotonic() - began >= _GOOD_STREAM_SECONDS
+        failures = 1 if good else failures + 1
         with suppress(TimeoutError):
             async with asyncio.timeout(_NOT_FOUND_SECONDS if missing else backoff.seconds(failures)):
                 await state.wake.wait()
