@@ -34,8 +34,8 @@ def document(number: int) -> DocumentInput:
 
 
 def word(number: int) -> str:
-    """A word that no other document has, of letters alone."""
-    return "q" + "".join(chr(ord("a") + int(digit)) for digit in str(number))
+    """A word that no other document has: letters alone, with an ending that the stemmer leaves alone, or it would make two of them equal."""
+    return "q" + "".join(chr(ord("a") + int(digit)) for digit in str(number)) + "k"
 
 
 async def ingest_until_killed(stack: Stack, first: int, delay: float) -> tuple[list[int], str, int]:
