@@ -29,14 +29,23 @@ class _Window:
     def __init__(self, size: int) -> None:
         self._room = asyncio.Semaphore(size)
         self._missing: deque[int] = deque()  # documents without a result, a number for each batch on the way
+        self._closed = False
         self.waiting_since: float | None = None
 
-    async def enter(self, documents: int) -> None:
-        """Waits for room, then counts a batch as on the way."""
+    def close(self) -> None:
+        """The stream is over: whoever waits for room is let go."""
+        self._closed = True
+        self._room.release()
+
+    async def enter(self, documents: int) -> bool:
+        """Waits for room, then counts a batch as on the way; False when the stream is over."""
         await self._room.acquire()
+        if self._closed:
+            return False
         if not self._missing:
             self.waiting_since = asyncio.get_running_loop().time()
         self._missing.append(documents)
+        return True
 
     def acknowledge(self, results: int) -> None:
         """Counts results; a batch without missing ones makes room for another."""
@@ -100,6 +109,7 @@ class IngestStream:
                 raise self._source_error from None
             raise await self._reason(error) from error
         finally:
+            self._window.close()  # or the sending side, which gRPC does not cancel, would wait for room for ever
             call.cancel()  # changes nothing after the end of the call
         if self._source_error is not None:
             raise self._source_error
@@ -127,7 +137,8 @@ class IngestStream:
                 if not batch:
                     continue
                 request = indexer_pb2.IngestDocumentsRequest(project_id=project_id, documents=encode.documents(batch))
-                await self._window.enter(len(batch))
+                if not await self._window.enter(len(batch)):
+                    return
                 yield request
         except Exception as error:  # noqa: BLE001 - kept for the reader of the results, who raises it; gRPC would turn it into a bare cancellation
             # The stream ends here in order, so what was sent before is still acknowledged and reported.
