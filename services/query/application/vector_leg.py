@@ -34,7 +34,7 @@ _REBUILDING = "VECTOR_STORE_REBUILDING"
 
 @dataclass(frozen=True, slots=True)
 class VectorCandidates:
-    """What the leg found; `from_replica` says whose vectors they are. None if no vectors could be searched."""
+    """What the leg found; `from_replica` says whose vectors were searched: the replica's or the vector store's."""
 
     ranking: Ranking
     from_replica: bool

@@ -109,7 +109,9 @@ class Project(_message.Message):
     etag: _builtins.str
     """Changes with the project's settings. Sent back with an update or delete, a stale one is refused with ABORTED."""
     generation: _builtins.int
-    """Output only. Number of the collection in the vector store that holds this project's vectors; never used twice."""
+    """Output only. Number of the collection in the vector store that holds this project's vectors. One catalog uses it once; the
+    collection's name has the epoch, too, which no other catalog has.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """At most 32 labels; keys and values of at most 63 characters."""
