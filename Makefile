@@ -39,6 +39,14 @@ setup: ## make .venv with everything in it, and the exported model; does nothing
 test: setup ## run the tests; ARGS goes to pytest
 	@$(BIN)/pytest $(ARGS)
 
+.PHONY: quality
+quality: setup ## measure how good the answers are; ARGS="--datasets DIR --output docs/quality" for more collections and for the document
+	@$(BIN)/kb quality $(ARGS)
+
+.PHONY: bench
+bench: setup ## measure speed and memory on 10k and 100k real chunks; ARGS goes to `kb bench`, for example ARGS="--size 10k --only search"
+	@$(BIN)/kb bench $(ARGS)
+
 # One target a tool, so that what failed can be run again alone. The last line of a failed run names it: "make: *** [… check-types] Error 1".
 CHECKS := check-format check-lint check-types check-imports check-protos check-generated check-breaking check-dead-code
 

@@ -55,6 +55,23 @@ class ChunkingSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class KeywordSettings:
+    """How keyword search reads the texts of a project.
+
+    Attributes:
+        language: of stemming and stop words, for example `english`; `none` neither stems nor stops.
+        stemming: words are reduced to their stems.
+        stop_words: the language's own stop words are left out of queries.
+        more_stop_words: words that are left out of queries, too.
+    """
+
+    language: str = "english"
+    stemming: bool = True
+    stop_words: bool = True
+    more_stop_words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a document: `text == document.text[start:end]`."""
 
@@ -91,6 +108,30 @@ class Document:
     update_time: datetime
 
 
+# What a project's keyword search may be set to: the languages that have a stemmer, and `none`.
+LANGUAGES = (
+    "arabic",
+    "danish",
+    "dutch",
+    "english",
+    "finnish",
+    "french",
+    "german",
+    "greek",
+    "hungarian",
+    "italian",
+    "norwegian",
+    "portuguese",
+    "romanian",
+    "russian",
+    "spanish",
+    "swedish",
+    "tamil",
+    "turkish",
+    "none",
+)
+
+
 class ProjectState(enum.Enum):
     """What a project can do now."""
 
@@ -118,6 +159,7 @@ class Project:
     create_time: datetime
     update_time: datetime
     etag: str
+    keyword: KeywordSettings = KeywordSettings()
 
     @property
     def collection(self) -> str:

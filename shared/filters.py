@@ -1,7 +1,8 @@
 """Filters on metadata: one definition of what matches, for searching, listing and deleting alike. Pure.
 
 Text compares with text, numbers with numbers, booleans with booleans; values of different types are never equal and never ordered. A
-field that a document lacks matches nothing but a negation. A field that holds a list matches when any of its elements does.
+field that a document lacks matches nothing but a negation. A field that holds a list matches when any of its elements does; it exists also when
+it has none.
 """
 
 from __future__ import annotations
@@ -43,6 +44,21 @@ class Membership:
 
 
 @dataclass(frozen=True, slots=True)
+class Containment:
+    """`field` is text, or a list with a text, that contains `text`; upper and lower case are different."""
+
+    field: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Existence:
+    """There is a `field`, whatever its value."""
+
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
 class AllOf:
     """Every filter matches."""
 
@@ -63,7 +79,8 @@ class Negation:
     filter: Filter
 
 
-Filter = Comparison | Membership | AllOf | AnyOf | Negation
+Condition = Comparison | Membership | Containment | Existence
+Filter = Condition | AllOf | AnyOf | Negation
 Predicate = Callable[[Metadata], bool]
 
 _ORDER: dict[Operator, Callable[[MetadataScalar, MetadataScalar], bool]] = {
@@ -99,14 +116,22 @@ def _comparison(condition: Comparison) -> Predicate:
     return lambda metadata: any(_kind(value) is kind and holds(value, wanted) for value in _elements(metadata, field))
 
 
-def compile_filter(condition: Filter) -> Predicate:
-    """A function that tells whether a document's metadata matches."""
+def _condition(condition: Condition) -> Predicate:
     match condition:
         case Comparison():
             return _comparison(condition)
         case Membership(field, values):
             wanted = {(_kind(value), value) for value in values}
             return lambda metadata: any((_kind(value), value) in wanted for value in _elements(metadata, field))
+        case Containment(field, text):
+            return lambda metadata: any(isinstance(value, str) and text in value for value in _elements(metadata, field))
+        case Existence(field):
+            return lambda metadata: metadata.get(field) is not None
+
+
+def compile_filter(condition: Filter) -> Predicate:
+    """A function that tells whether a document's metadata matches."""
+    match condition:
         case AllOf(filters):
             every = [compile_filter(part) for part in filters]
             return lambda metadata: all(predicate(metadata) for predicate in every)
@@ -116,3 +141,5 @@ def compile_filter(condition: Filter) -> Predicate:
         case Negation(inner):
             predicate = compile_filter(inner)
             return lambda metadata: not predicate(metadata)
+        case _:
+            return _condition(condition)

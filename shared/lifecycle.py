@@ -16,11 +16,14 @@ ready. They are closed in reverse, so: not ready, server, tasks, stores.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Final, TypeVar
+
+import uvloop
 
 from shared.errors import ConfigurationError
 from shared.observability.logging import get_logger
@@ -88,6 +91,9 @@ class Lifecycle:
         try:
             await main(self)
             self._starting = None
+            # What has been made so far stays. Looking at it again and again took the collector 0.4 s at a time on a busy machine.
+            gc.collect()
+            gc.freeze()
             await asyncio.sleep(0)  # a `stop` in main's last step has cancelled us: let that come out here and not in a stage's end
             _log.info("started")
             await self._stop.wait()
@@ -140,7 +146,9 @@ def run(main: Callable[[Lifecycle], Awaitable[None]], *, grace: float) -> int:
 
     A second signal ends the process at once, with the shell's code for the signal (128 + its number).
     """
-    return asyncio.run(_run(main, grace))
+    # uvloop: a third less processor time for an RPC and what surrounds it than asyncio's own loop (measured: 396 against 569 µs).
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(main, grace))
 
 
 async def _run(main: Callable[[Lifecycle], Awaitable[None]], grace: float) -> int:

@@ -6,8 +6,7 @@ A consumer asks for the narrowest that serves it: the query service reads vector
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shared.domain import ChunkId, Vector, Vectors
 
@@ -41,8 +40,21 @@ class Tokenizer(Protocol):
         """Where each token of the text begins and ends (exclusive), in code points; special tokens left out."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredChunk:
+class Reranker(Protocol):
+    """Reads a query and a text together and says how well the text answers."""
+
+    @property
+    def model(self) -> str:
+        """Name or path of the model."""
+
+    async def score(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """A score for each text, in their order; larger is better, and only scores of one call can be compared.
+
+        Raises UnavailableError (component `reranker`) when the model is not there. A caller that gives up cancels the call.
+        """
+
+
+class ScoredChunk(NamedTuple):
     """A candidate of a leg. Larger scores are better."""
 
     chunk_id: ChunkId

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Writes the two locks from pyproject.toml: `make lock`. Arguments go to `uv pip compile`, for example `--upgrade`.
 #
-#   dev.lock      everything that set-up installs: run time, tests, linters, converters, the exporter, and what torch itself needs; not torch
+#   dev.lock      everything that set-up installs: run time, tests, linters, converters, benchmarks, the exporter, and what torch itself needs; not torch
 #   runtime.lock  what the serving processes and `kb` import: no torch, no sentence-transformers and nothing that only those need
 #
 # Versions that a lock already has are kept unless pyproject.toml forbids them or `--upgrade` is given. The target is the oldest
@@ -36,5 +36,5 @@ compile() { # name, then arguments for uv
 # An override whose marker is never true takes a package, and what only it needs, out of the resolution.
 printf '%s; sys_platform == "none"\n' torch sentence-transformers >"$scratch/no-reference-model.txt"
 
-compile dev --extra dev --extra export --extra convert "$@"
+compile dev --extra dev --extra export --extra convert --extra bench "$@"
 compile runtime --override "$scratch/no-reference-model.txt" "$@"

@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from services.cli import docstrings, render
+from services.cli import docstrings, render_search
 from services.cli.console import result
 from services.cli.progress import Meter
 from services.cli.stack.stack import Stack
-from shared.client import DegradationReason, KnowledgeBeast, SearchMode, SearchQuery, SearchResult
+from shared.client import DegradationReason, KnowledgeBeast, SearchAnswer, SearchMode, SearchQuery, Snippets
 from shared.domain import DocumentId, DocumentInput
 from shared.errors import KnowledgeBeastError, NotFoundError
 
@@ -66,7 +66,7 @@ class Demo:
             self.failed.append(expected)
             result(f"✗ expected that {expected}, but: {seen}", style="red")
 
-    def _check_found(self, found: SearchResult, expected: str, claim: str) -> None:
+    def _check_found(self, found: SearchAnswer, expected: str, claim: str) -> None:
         """Checks that a document is found if it can be there; else says that this is not checked."""
         if not self._modules or any(docstrings.is_within(expected, module) for module in self._modules):
             self.check(f"{expected} {claim}", expected in _ids(found), ", ".join(_ids(found)[:3]) or "no hits")
@@ -77,7 +77,7 @@ class Demo:
         """One search in each mode, seeing at least what `token` stands for."""
         self.heading("Searching by meaning, by keyword, and by both")
         for query, mode, expected in _SEARCHES:
-            found = await self._search(kb, SearchQuery(query, mode, top_k=10, at_least_as_fresh=token))
+            found = await self._search(kb, SearchQuery(query, mode, top_k=10, at_least_as_fresh=token, snippets=Snippets()))
             self._check_found(found, expected, "is among the first ten")
             self.check("the answer is complete", not found.degraded, _reasons(found))
 
@@ -85,7 +85,7 @@ class Demo:
         """Kills ChromaDB and searches."""
         self.heading(f"Killing ChromaDB (kill -9 {self._stack.chroma.pid}), then searching")
         self._stack.kill_chroma()
-        found = await self._search(kb, SearchQuery(_DEGRADED_QUERY, SearchMode.HYBRID, top_k=10))
+        found = await self._search(kb, SearchQuery(_DEGRADED_QUERY, SearchMode.HYBRID, top_k=10, snippets=Snippets()))
         self._check_found(found, _DEGRADED_EXPECTED, "is among the first ten all the same")
         honest = found.degraded and any(part.component == "chromadb" and part.reason in _VECTORS_STOOD_IN for part in found.degradations)
         self.check("the answer says that it is degraded, and why", honest, _reasons(found))
@@ -97,7 +97,7 @@ class Demo:
         outcome = written.results[0]
         seen = f"sequence {outcome.sequence}" if outcome.error is None else outcome.error.message
         self.check("the write is acknowledged, so it is durable", outcome.error is None, seen)
-        query = SearchQuery(_NOTE_WORD, SearchMode.KEYWORD, top_k=3, at_least_as_fresh=written.consistency_token)
+        query = SearchQuery(_NOTE_WORD, SearchMode.KEYWORD, top_k=3, at_least_as_fresh=written.consistency_token, snippets=Snippets())
         found = await self._search(kb, query)
         self.check("it is found by keyword at once", _ids(found)[:1] == [_NOTE.id], ", ".join(_ids(found)) or "no hits")
         return written.consistency_token
@@ -106,7 +106,7 @@ class Demo:
         """Starts ChromaDB again and waits until the new document is found by meaning through it."""
         self.heading("Starting ChromaDB again, and waiting until the new document is found by meaning")
         await self._stack.start_chroma()
-        query = SearchQuery(_NOTE_MEANING, SearchMode.VECTOR, top_k=10, at_least_as_fresh=token)
+        query = SearchQuery(_NOTE_MEANING, SearchMode.VECTOR, top_k=10, at_least_as_fresh=token, snippets=Snippets())
         began, last = time.monotonic(), "no answer"
         with Meter("waiting", "seconds") as meter:
             while (waited := time.monotonic() - began) < _RETURN_TIMEOUT:
@@ -144,20 +144,20 @@ class Demo:
         else:
             self.check("it is gone from the catalog", holds=False, seen="it is still there")
 
-    async def _search(self, kb: KnowledgeBeast, query: SearchQuery) -> SearchResult:
+    async def _search(self, kb: KnowledgeBeast, query: SearchQuery) -> SearchAnswer:
         found = await kb.search(PROJECT, query)
         self._show(query.query, found)
         return found
 
     @staticmethod
-    def _show(query: str, found: SearchResult, shown: int = 3) -> None:
+    def _show(query: str, found: SearchAnswer, shown: int = 3) -> None:
         result(f"\n“{query}”, {found.mode.value}:", style="italic")
-        render.search_result(query, found, shown=shown)
+        render_search.search_answer(found, shown=shown)
 
 
-def _ids(found: SearchResult) -> list[str]:
+def _ids(found: SearchAnswer) -> list[str]:
     return [hit.document_id for hit in found.hits]
 
 
-def _reasons(found: SearchResult) -> str:
+def _reasons(found: SearchAnswer) -> str:
     return "; ".join(f"{part.component}: {part.reason.value}" for part in found.degradations) or "not degraded"

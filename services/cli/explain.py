@@ -20,6 +20,8 @@ def explain(error: KnowledgeBeastError) -> str:
             return "; ".join(f"{violation.field}: {violation.description}" for violation in error.violations)
         case ResourceExhaustedError():
             return f"{message} (try again in {error.retry_after:g} s)"
+        case ConflictError(reason="PAGE_TOKEN_STALE"):
+            return "the project has changed since the page before, so that hits would be repeated or skipped: search again without --page"
         case ConflictError():
             return f"{message}: read it again, then retry"
         case _:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from shared.client import Degradation, LegScore, SearchHit, SearchResult, ServiceState
-from shared.domain import Document, Metadata, Project
+from shared.client import ServiceState
+from shared.domain import Chunk, Document, Metadata, Project
 
 
-def _time(value: datetime | None) -> str | None:
+def iso_time(value: datetime | None) -> str | None:
+    """A time, None as it is."""
     return None if value is None else value.isoformat()
 
 
-def _metadata(value: Metadata) -> dict[str, Any]:
+def metadata(value: Metadata) -> dict[str, Any]:
+    """Metadata, tuples as lists."""
     return {name: list(element) if isinstance(element, tuple) else element for name, element in value.items()}
 
 
@@ -26,6 +28,12 @@ def project(value: Project) -> dict[str, Any]:
         "labels": dict(value.labels),
         "embedding_model": value.embedding_model,
         "chunking": {"max_tokens": value.chunking.max_tokens, "overlap_tokens": value.chunking.overlap_tokens},
+        "keyword": {
+            "language": value.keyword.language,
+            "stemming": value.keyword.stemming,
+            "stop_words": value.keyword.stop_words,
+            "more_stop_words": list(value.keyword.more_stop_words),
+        },
         "generation": value.generation,
         "epoch": value.epoch,
         "head_sequence": value.head,
@@ -34,10 +42,15 @@ def project(value: Project) -> dict[str, Any]:
         "document_count": value.document_count,
         "chunk_count": value.chunk_count,
         "state": value.state.value,
-        "create_time": _time(value.create_time),
-        "update_time": _time(value.update_time),
+        "create_time": iso_time(value.create_time),
+        "update_time": iso_time(value.update_time),
         "etag": value.etag,
     }
+
+
+def chunk(value: Chunk) -> dict[str, Any]:
+    """A chunk with its text and offsets."""
+    return {"id": value.id, "ordinal": value.ordinal, "start_offset": value.start, "end_offset": value.end, "text": value.text}
 
 
 def document(value: Document, *, whole: bool) -> dict[str, Any]:
@@ -45,61 +58,17 @@ def document(value: Document, *, whole: bool) -> dict[str, Any]:
     form: dict[str, Any] = {
         "id": value.id,
         "title": value.title,
-        "metadata": _metadata(value.metadata),
+        "metadata": metadata(value.metadata),
         "sequence": value.sequence,
         "chunk_count": value.chunk_count,
         "content_hash": value.content_hash,
-        "create_time": _time(value.create_time),
-        "update_time": _time(value.update_time),
+        "create_time": iso_time(value.create_time),
+        "update_time": iso_time(value.update_time),
     }
     if whole:
         form["text"] = value.text
-        form["chunks"] = [
-            {"id": chunk.id, "ordinal": chunk.ordinal, "start_offset": chunk.start, "end_offset": chunk.end, "text": chunk.text}
-            for chunk in value.chunks
-        ]
+        form["chunks"] = [chunk(part) for part in value.chunks]
     return form
-
-
-def _leg(value: LegScore | None) -> dict[str, Any] | None:
-    return None if value is None else {"rank": value.rank, "score": value.score}
-
-
-def _hit(rank: int, value: SearchHit) -> dict[str, Any]:
-    chunk = value.chunk
-    return {
-        "rank": rank,
-        "score": value.score,
-        "document_id": value.document_id,
-        "title": value.title,
-        "metadata": _metadata(value.metadata),
-        "chunk": {"id": chunk.id, "ordinal": chunk.ordinal, "start_offset": chunk.start, "end_offset": chunk.end, "text": chunk.text},
-        "vector": _leg(value.vector),
-        "keyword": _leg(value.keyword),
-    }
-
-
-def _degradation(value: Degradation) -> dict[str, Any]:
-    return {"reason": value.reason.value, "component": value.component, "message": value.message, "since": _time(value.since)}
-
-
-def search(value: SearchResult) -> dict[str, Any]:
-    """The answer to a search."""
-    fresh, spent = value.freshness, value.timings
-    return {
-        "mode": value.mode.value,
-        "degraded": value.degraded,
-        "degradations": [_degradation(degradation) for degradation in value.degradations],
-        "hits": [_hit(rank, hit) for rank, hit in enumerate(value.hits, 1)],
-        "freshness": {
-            "epoch": fresh.epoch,
-            "sequence": fresh.sequence,
-            "vector_sequence": fresh.vector_sequence,
-            "head_sequence": fresh.head,
-            "contact_time": _time(fresh.contact_time),
-        },
-        "timings_ms": {name: round(getattr(spent, name) * 1000, 3) for name in ("total", "wait", "embed", "vector", "keyword", "assemble")},
-    }
 
 
 def service(value: ServiceState) -> dict[str, Any]:
@@ -113,11 +82,11 @@ def service(value: ServiceState) -> dict[str, Any]:
                 "name": component.name,
                 "status": component.state.value,
                 "message": component.message,
-                "check_time": _time(component.check_time),
+                "check_time": iso_time(component.check_time),
                 "details": dict(component.details),
             }
             for component in value.components
         ],
-        "time": _time(value.time),
-        "start_time": _time(value.start_time),
+        "time": iso_time(value.time),
+        "start_time": iso_time(value.start_time),
     }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from services.cli import demo
-from services.cli.commands import document, ingest, model, project, search, status, up
+from services.cli.commands import bench, document, ingest, model, project, quality, rebuild, search, similar, status, up
 from services.cli.console import line
 from services.cli.explain import explain
 from shared.errors import KnowledgeBeastError
@@ -24,8 +24,12 @@ app.command(epilog=up.EXAMPLES)(up.up)
 app.command(epilog=model.EXAMPLES)(model.model)
 app.command(epilog=ingest.EXAMPLES)(ingest.ingest)
 app.command(epilog=search.EXAMPLES)(search.search)
+app.command(epilog=similar.EXAMPLES)(similar.similar)
 app.command(epilog=status.EXAMPLES)(status.status)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
+app.command(epilog=rebuild.EXAMPLES)(rebuild.rebuild)
+app.command(epilog=quality.EXAMPLES)(quality.quality)
+app.add_typer(bench.app, name="bench")
 app.add_typer(project.app, name="project")
 app.add_typer(document.app, name="document")
 

@@ -34,9 +34,17 @@ ModelDir = Annotated[
 Filters = Annotated[
     list[str] | None,
     typer.Option(
-        "--filter", "-f", metavar="FILTER", help="Condition on metadata: year>=2020, lang=en, `lang in de,en`, `not …`. Repeatable: all must match."
+        "--filter",
+        "-f",
+        metavar="FILTER",
+        help="Condition on metadata: year>=2020, lang=en, `lang in de,en`, title~retry (contains), author? (has the field), `not …`. "
+        "Repeatable: all must match.",
     ),
 ]
+
+TopK = Annotated[int | None, typer.Option("--top-k", "-k", min=1, max=1000, help="Number of hits. Default: 10.")]
+Fresh = Annotated[str | None, typer.Option("--fresh", metavar="TOKEN", help="See at least the write that gave this consistency token.")]
+NoDegraded = Annotated[bool, typer.Option("--no-degraded", help="Fail rather than give a degraded answer.")]
 
 DEFAULT_INDEXER = "127.0.0.1:50051"
 DEFAULT_QUERY = "127.0.0.1:50052"

@@ -5,11 +5,21 @@ from __future__ import annotations
 import time
 from typing import Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from services.cli.console import ERR, line
 
 _PLAIN_INTERVAL = 2.0  # seconds between two plain lines
+
+
+class _Rate(ProgressColumn):
+    """How many a second, lately."""
+
+    def render(self, task: Task) -> Text:
+        """See rich."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s")
 
 
 class Meter:
@@ -19,13 +29,16 @@ class Meter:
         description: What is going on.
         unit: What is counted, in the plural.
         total: How many there are; None when that is not known.
+        rate: Also show how many a second, and on a plain line the seconds that are left at that rate.
     """
 
-    def __init__(self, description: str, unit: str, total: int | None = None) -> None:
+    def __init__(self, description: str, unit: str, total: int | None = None, *, rate: bool = False) -> None:
         self._description = description
         self._unit = unit
         self._total = total
         self._completed = 0
+        self._rate = rate
+        self._began_at = time.monotonic()
         self._shown_at = time.monotonic()
         self._said = ""
         self._bar: Progress | None = None
@@ -35,6 +48,7 @@ class Meter:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn(unit),
+                *((_Rate(),) if rate else ()),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
             )
@@ -75,7 +89,16 @@ class Meter:
         """Writes the plain line, unless it stands there already."""
         self._shown_at = time.monotonic()
         of = "" if self._total is None else f" of {self._total:,}"
-        text = f"{self._description}: {self._completed:,}{of} {self._unit}"
+        text = f"{self._description}: {self._completed:,}{of} {self._unit}{self._pace() if self._rate else ''}"
         if text != self._said:
             line(text)
         self._said = text
+
+    def _pace(self) -> str:
+        """`, 1,210/s, 15 s left` since the beginning; nothing before the first."""
+        seconds = self._shown_at - self._began_at
+        if not self._completed or seconds <= 0:
+            return ""
+        rate = self._completed / seconds
+        left = 0 if self._total is None else self._total - self._completed
+        return f", {rate:,.0f}/s" + (f", {left / rate:,.0f} s left" if left > 0 else "")

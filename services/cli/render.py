@@ -1,58 +1,16 @@
-"""Tables for people."""
+"""Projects, documents and services as tables for people."""
 
 from __future__ import annotations
 
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.console import OUT, result
-from services.cli.excerpt import excerpt
-from shared.client import HealthState, LegScore, SearchResult, ServiceState
-from shared.domain import Document, MetadataValue, Project
+from services.cli.console import result
+from shared.client import HealthState, ServiceState
+from shared.domain import Document, KeywordSettings, MetadataValue, Project
 
 _STATE_STYLES = {HealthState.HEALTHY: "green", HealthState.DEGRADED: "yellow", HealthState.UNHEALTHY: "red", HealthState.UNKNOWN: "magenta"}
-
-
-def _leg(leg: LegScore | None) -> str:
-    return "–" if leg is None else f"{leg.rank}  {leg.score:.3f}"
-
-
-def search_result(query: str, value: SearchResult, shown: int | None = None) -> None:
-    """Prints hits (the first `shown`, or all) with their place in each leg, what is missing from the answer, and the service's timings."""
-    if value.hits:
-        table = Table("#", "score", "document", "vector", "keyword", "excerpt", box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for rank, hit in enumerate(value.hits[:shown], 1):
-            document = Text(hit.title or hit.document_id, style="bold")
-            if hit.title and hit.document_id != hit.title:
-                document.append(f"\n{hit.document_id}", style="dim not bold")
-            part = excerpt(hit.chunk.text, query)
-            text = Text(part.text)
-            for start, end in part.matches:
-                text.stylize("bold yellow", start, end)
-            table.add_row(str(rank), f"{hit.score:.4f}", document, _leg(hit.vector), _leg(hit.keyword), text)
-        OUT.print(table)
-    else:
-        result("no hits")
-    degradations(value)
-    spent, fresh = value.timings, value.freshness
-    parts = (("wait", spent.wait), ("embed", spent.embed), ("vector", spent.vector), ("keyword", spent.keyword), ("assemble", spent.assemble))
-    details = ", ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in parts if seconds >= 0.00005)
-    behind = "" if fresh.sequence >= fresh.head else f" · {fresh.head - fresh.sequence} changes behind"
-    count = len(value.hits)
-    hits = "1 hit" if count == 1 else f"{count} hits" if shown is None or shown >= count else f"{shown} of {count} hits"
-    result(f"{hits} in {spent.total * 1000:.1f} ms ({details}) · {value.mode.value} · sequence {fresh.sequence}{behind}", style="dim")
-
-
-def degradations(value: SearchResult) -> None:
-    """Prints a yellow line for each thing that is missing from the answer."""
-    for degradation in value.degradations:
-        since = "" if degradation.since is None else f", since {degradation.since:%H:%M:%S} UTC"
-        result(
-            f"degraded: {degradation.message or degradation.reason.value} ({degradation.component}: {degradation.reason.value}{since})",
-            style="yellow",
-        )
-    if value.degraded and not value.degradations:
-        result("degraded", style="yellow")
+_SHOWN_WORDS = 10  # of the stop words that a project has of its own
 
 
 def project_table(projects: list[Project]) -> Table:
@@ -76,6 +34,7 @@ def project_details(project: Project) -> None:
         ("labels", labels),
         ("model", project.embedding_model),
         ("chunking", f"{project.chunking.max_tokens} tokens, {project.chunking.overlap_tokens} of overlap"),
+        ("keywords", _keyword(project.keyword)),
         ("documents", f"{project.document_count:,} in {project.chunk_count:,} chunks"),
         ("sequence", f"{project.head}, searchable by meaning up to {project.vector_sequence}"),
         ("epoch", project.epoch),
@@ -88,6 +47,18 @@ def project_details(project: Project) -> None:
     for name, value in rows:
         if value:
             result(f"{name:12}{value}")
+
+
+def _keyword(settings: KeywordSettings) -> str:
+    """`english, stems, stop words and 2 more: the, a`; a long list of words is cut short."""
+    if settings.language == "none":
+        parts = ["words as they are written"]
+    else:
+        parts = [settings.language, "stems" if settings.stemming else "no stems", "stop words" if settings.stop_words else "no stop words"]
+    if words := settings.more_stop_words:
+        more = ", …" if len(words) > _SHOWN_WORDS else ""
+        parts.append(f"{len(words):,} stop words of its own ({', '.join(words[:_SHOWN_WORDS])}{more})")
+    return ", ".join(parts)
 
 
 def document_table(documents: list[Document]) -> Table:

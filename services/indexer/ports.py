@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from services.indexer.records import (
+    Advance,
     DeletedProject,
     LaggingProject,
     NewProject,
@@ -47,8 +48,8 @@ class ProjectCatalog(Protocol):
     async def get_project(self, project_id: ProjectId) -> Project:
         """One project. Raises NotFoundError."""
 
-    async def list_projects(self, after: str, limit: int) -> Sequence[Project]:
-        """Projects whose ids come after `after`, in order."""
+    async def list_projects(self, after: str, limit: int) -> tuple[Sequence[Project], bool]:
+        """Projects whose ids come after `after`, in order, at most `limit` and no more than fit a message; and whether there are more."""
 
     async def count_projects(self) -> int:
         """How many projects there are."""
@@ -60,6 +61,12 @@ class ProjectCatalog(Protocol):
 
     async def delete_project(self, project_id: ProjectId, *, etag: str) -> tuple[ProjectKey, int]:
         """Ends a project; returns its key and how many documents it had. Raises NotFoundError, ConflictError."""
+
+    async def rebuild_vectors(self, project_id: ProjectId) -> tuple[ProjectKey, Project]:
+        """Gives a project a new, empty collection to write everything to, unless it is being rebuilt; returns it as it is then.
+
+        Raises NotFoundError.
+        """
 
 
 class DocumentCatalog(Protocol):
@@ -143,8 +150,8 @@ class ProjectionCatalog(Protocol):
     async def total_lag(self) -> int:
         """Changes that are not in the vector store, all projects together."""
 
-    async def unembedded(self, project: LaggingProject, limit: int) -> Sequence[UnembeddedChunk]:
-        """Chunks without a vector, the oldest first."""
+    async def unembedded(self, project: LaggingProject, limit: int, after: tuple[int, int] = (0, 0)) -> Sequence[UnembeddedChunk]:
+        """Chunks without a vector behind a position `(sequence, chunk key)`, the oldest first."""
 
     async def store_embeddings(self, project: LaggingProject, chunk_keys: Sequence[int], vectors: Vectors) -> VectorSequence:
         """Keeps vectors; returns the sequence up to which the project is now embedded."""
@@ -152,11 +159,11 @@ class ProjectionCatalog(Protocol):
     async def projection_page(self, project: LaggingProject, position: tuple[int, int], limit: int) -> ProjectionPage:
         """What the vector store has to learn behind `position`, at most `limit` chunks."""
 
-    async def advance(self, project: LaggingProject, sequence: SequenceNumber) -> bool:
-        """Every change up to `sequence` is in the vector store; returns whether that ended a rebuild."""
+    async def advance(self, project: LaggingProject, sequence: SequenceNumber) -> Advance:
+        """Every change up to `sequence` is in the project's collection; of no effect if the project has another collection by now."""
 
-    async def restart(self, key: ProjectKey) -> None:
-        """The vector store has lost the project: everything is to be written to it again."""
+    async def restart(self, project: LaggingProject) -> bool:
+        """The vector store has lost the project: gives it a new collection to write everything to; False if it has another one by now."""
 
 
 class HousekeepingCatalog(Protocol):
@@ -164,6 +171,12 @@ class HousekeepingCatalog(Protocol):
 
     async def deleted_projects(self) -> Sequence[DeletedProject]:
         """Deleted projects whose rows and collections are still there."""
+
+    async def superseded_collections(self) -> Sequence[str]:
+        """Collections that projects have left, and that are to be dropped."""
+
+    async def forget_collection(self, name: str) -> None:
+        """A collection that a project has left is gone."""
 
     async def purge_documents(self, key: ProjectKey, limit: int) -> int:
         """Removes at most `limit` documents of a deleted project; returns how many."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.domain import (
     Chunk,
@@ -11,6 +12,7 @@ from shared.domain import (
     ChunkingSettings,
     DocumentId,
     DocumentInput,
+    KeywordSettings,
     ProjectId,
     SequenceNumber,
     Vectors,
@@ -36,6 +38,7 @@ class NewProject:
     labels: Mapping[str, str]
     embedding_model: str
     chunking: ChunkingSettings
+    keyword: KeywordSettings = field(default_factory=KeywordSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Position:
     """Where a project's feed stands.
 
     Changes up to `floor` have lost their tombstones; those up to `embedded_sequence` have their vectors in the catalog, those up to
-    `vector_sequence` in the vector store.
+    `vector_sequence` in the vector store, in the collection of `generation`.
     """
 
     epoch: str
@@ -78,6 +81,7 @@ class Position:
     floor: SequenceNumber
     embedded_sequence: VectorSequence
     vector_sequence: VectorSequence
+    generation: int
     deleted: bool
 
 
@@ -104,8 +108,9 @@ class LaggingProject:
 
 @dataclass(frozen=True, slots=True)
 class UnembeddedChunk:
-    """A chunk that needs a vector: its key in the catalog, and the title and text that the vector is made of."""
+    """A chunk that needs a vector: its place in the catalog, and the title and text that the vector is made of."""
 
+    sequence: int
     key: int
     title: str
     text: str
@@ -128,6 +133,14 @@ class ProjectionPage:
     def empty(self) -> bool:
         """Nothing to do."""
         return not self.added and not self.removed
+
+
+class Advance(enum.Enum):
+    """What moving a project's vector sequence did."""
+
+    DONE = enum.auto()
+    REBUILT = enum.auto()  # and with that the project is where it was before its rebuild began
+    SUPERSEDED = enum.auto()  # nothing: the project's vectors go to another collection by now
 
 
 @dataclass(frozen=True, slots=True)

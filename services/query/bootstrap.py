@@ -9,7 +9,12 @@ from contextlib import asynccontextmanager
 
 from grpc_health.v1 import health_pb2_grpc
 
-from services.query.application.search import Budgets, Search
+from services.query.application.degradation import Outages
+from services.query.application.legs import Budgets
+from services.query.application.results import ResultCache
+from services.query.application.search import Search
+from services.query.application.similar import FindSimilar
+from services.query.application.sizes import size_of_entry
 from services.query.config import QuerySettings
 from services.query.feed_client import GrpcFeed
 from services.query.replica.follower import Follower
@@ -26,6 +31,7 @@ from shared.health import Degraded, Details, HealthMonitor
 from shared.lifecycle import Lifecycle
 from shared.observability import http, metrics, tracing
 from shared.observability.logging import get_logger
+from shared.reranking.cross_encoder import CrossEncoderReranker
 from shared.rpc import chain
 from shared.rpc import server as rpc_server
 from shared.rpc.channel import create_channel
@@ -75,6 +81,24 @@ def _add_checks(
     monitor.add_check("change_feed", change_feed, interval=1.0)
 
 
+def _start_reranker(life: Lifecycle, settings: QuerySettings) -> CrossEncoderReranker | None:
+    """The reranker, which loads in the background; None if there is to be none."""
+    if not settings.reranker_model:
+        return None
+    reranker = CrossEncoderReranker(settings.reranker_model, concurrency=settings.reranker_concurrency)
+    life.on_stop("reranker", lambda: asyncio.to_thread(reranker.close))
+    life.background("reranking model", ModelLoader(reranker, kind="reranking model", loaded=metrics.RERANKER_LOADED).run())
+    return reranker
+
+
+def _add_reranker_check(monitor: HealthMonitor, reranker: CrossEncoderReranker) -> None:
+    async def scores() -> Details:
+        await reranker.score("ready?", ["ready"])
+        return {"model": reranker.model}
+
+    monitor.add_check("reranker", scores, interval=30.0, timeout=10.0)
+
+
 async def _become_ready(monitor: HealthMonitor, loader: ModelLoader, replica: Replica, follower: Follower, timeout: float) -> None:
     """Takes requests once the model is loaded, or known to be missing, and the replica has caught up.
 
@@ -117,6 +141,8 @@ async def start(life: Lifecycle, settings: QuerySettings) -> None:
         model, max_bytes=settings.query_cache_bytes, on_hit=metrics.EMBEDDING_CACHE_HITS.inc, on_miss=metrics.EMBEDDING_CACHE_MISSES.inc
     )
 
+    reranker = _start_reranker(life, settings)
+
     channel = create_channel(settings.indexer_address, max_message_bytes=settings.max_message_bytes)
     life.on_stop("indexer channel", channel.close)
     feed = GrpcFeed(channel, settings.query_name, idle_timeout=settings.feed_idle_timeout)
@@ -125,14 +151,20 @@ async def start(life: Lifecycle, settings: QuerySettings) -> None:
 
     monitor = HealthMonitor("query", required={"database"}, grpc_services=SERVICES)
     _add_checks(monitor, settings, replica, follower, chroma, model)
+    if reranker is not None:
+        _add_reranker_check(monitor, reranker)
     life.on_stop("health", monitor.stop)
     await loader.settle(_FIRST_LOAD_SECONDS)
     await monitor.start()
 
-    search = Search(replica, chroma.store, embedder, follower, Budgets(embed=settings.embed_timeout, vector=settings.vector_timeout))
+    budgets = Budgets(embed=settings.embed_timeout, vector=settings.vector_timeout, rerank=settings.rerank_timeout)
+    outages = Outages()
+    results = ResultCache(settings.result_cache_bytes, settings.result_cache_ttl, size_of_entry)
+    search = Search(replica, chroma.store, embedder, follower, budgets, results, reranker=reranker, outages=outages)
+    find_similar = FindSimilar(replica, chroma.store, embedder, follower, budgets, outages=outages)
     limits = TimeLimits(settings.search_timeout, settings.search_timeout_max, settings.search_margin)
     server = rpc_server.create_server(interceptors=chain.interceptors(), max_message_bytes=settings.max_message_bytes)
-    query_pb2_grpc.add_QueryServiceServicer_to_server(QueryServicer(search, limits), server)
+    query_pb2_grpc.add_QueryServiceServicer_to_server(QueryServicer(search, find_similar, limits), server)
     status_pb2_grpc.add_StatusServiceServicer_to_server(StatusServicer(monitor), server)
     health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)
     rpc_server.describe(server, SERVICES)

@@ -29,6 +29,20 @@ class QuerySettings(CommonSettings):
     query_cache_bytes: int = Field(
         default=32 * 1024 * 1024, ge=0, le=16 * 1024**3, description="Bytes of query embeddings that are kept for queries that come again."
     )
+    result_cache_bytes: int = Field(
+        default=32 * 1024 * 1024, ge=0, le=16 * 1024**3, description="Bytes of answers that are kept for searches that come again. 0: none are kept."
+    )
+    result_cache_ttl: Seconds = Field(default=300.0, description="Seconds that an answer is kept at most.")
+    reranker_model: str = Field(
+        default="",
+        max_length=500,
+        description="Cross-encoder for searches that ask for reranking (needs the `export` extra): path of its folder, or name of one that "
+        "`hf download` has put on this machine. Empty: none.",
+    )
+    reranker_concurrency: int = Field(default=2, ge=1, le=64, description="Cores that reranking takes at most.")
+    rerank_timeout: Seconds = Field(
+        default=1.0, description="Seconds that reranking may take; then the order stays as it was and the answer says so."
+    )
     feed_idle_timeout: float = Field(default=15.0, ge=6, le=3600, description="Seconds of silence after which a feed counts as broken.")
     stale_after: Seconds = Field(default=10.0, description="Seconds without a word from the indexer after which answers say that they may be stale.")
     ready_lag_timeout: Seconds = Field(

@@ -10,22 +10,17 @@ import grpc.aio
 import numpy as np
 
 from shared.domain import (
-    Chunk,
     ChunkId,
-    ChunkingSettings,
     Cursor,
-    Document,
     DocumentBatch,
     DocumentChange,
     DocumentId,
     FeedEvent,
     FeedStream,
     Heartbeat,
-    Project,
     ProjectBatch,
     ProjectChange,
     ProjectId,
-    ProjectState,
     Range,
     Reset,
     ResetReason,
@@ -37,9 +32,9 @@ from shared.domain import (
 from shared.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from shared.gen.knowledgebeast.common.v1 import types_pb2
 from shared.gen.knowledgebeast.indexer.v1 import change_feed_pb2 as pb
-from shared.gen.knowledgebeast.indexer.v1 import indexer_pb2, project_pb2
 from shared.gen.knowledgebeast.indexer.v1.change_feed_pb2_grpc import ChangeFeedServiceStub
-from shared.rpc.convert import metadata_from_struct, time_of
+from shared.rpc import resources
+from shared.rpc.convert import time_of
 
 _COMPONENT = "change_feed"
 # Converting a larger message takes more than about a millisecond, so a thread does it and searches go on.
@@ -55,59 +50,22 @@ _STREAMS = {
     pb.Reset.STREAM_DOCUMENTS: FeedStream.DOCUMENTS,
     pb.Reset.STREAM_VECTORS: FeedStream.VECTORS,
 }
-_STATES = {project_pb2.Project.STATE_ACTIVE: ProjectState.ACTIVE, project_pb2.Project.STATE_REBUILDING: ProjectState.REBUILDING}
 
 
 def _range(message: pb.Range) -> Range:
     return Range(message.epoch, SequenceNumber(message.from_sequence), SequenceNumber(message.to_sequence), SequenceNumber(message.head_sequence))
 
 
-def _project(message: project_pb2.Project) -> Project:
-    return Project(
-        id=ProjectId(message.id),
-        display_name=message.display_name,
-        description=message.description,
-        labels=dict(message.labels),
-        embedding_model=message.embedding_model,
-        chunking=ChunkingSettings(message.chunking.max_tokens, message.chunking.overlap_tokens),
-        generation=message.generation,
-        epoch=message.epoch,
-        head=SequenceNumber(message.head_sequence),
-        vector_sequence=VectorSequence(message.vector_sequence),
-        document_count=message.document_count,
-        chunk_count=message.chunk_count,
-        state=_STATES.get(message.state, ProjectState.ACTIVE),
-        create_time=time_of(message.create_time),
-        update_time=time_of(message.update_time),
-        etag=message.etag,
-    )
-
-
 def _project_change(message: pb.ProjectChange) -> ProjectChange:
     sequence = SequenceNumber(message.sequence)
     if message.WhichOneof("change") == "upserted":
-        project = _project(message.upserted)
+        project = resources.project(message.upserted)
         return ProjectChange(sequence, project.id, project)
     return ProjectChange(sequence, ProjectId(message.deleted_project_id), None)
 
 
-def _document(message: indexer_pb2.Document) -> Document:
-    return Document(
-        id=DocumentId(message.id),
-        title=message.title,
-        text=message.text,
-        metadata=metadata_from_struct(message.metadata),
-        chunks=tuple(Chunk(ChunkId(chunk.id), chunk.ordinal, chunk.text, chunk.start_offset, chunk.end_offset) for chunk in message.chunks),
-        chunk_count=message.chunk_count,
-        content_hash=message.content_hash,
-        sequence=SequenceNumber(message.sequence),
-        create_time=time_of(message.create_time),
-        update_time=time_of(message.update_time),
-    )
-
-
 def _document_change(message: pb.DocumentChange) -> DocumentChange:
-    document = _document(message.upserted) if message.WhichOneof("change") == "upserted" else None
+    document = resources.document(message.upserted) if message.WhichOneof("change") == "upserted" else None
     document_id = document.id if document else DocumentId(message.deleted_document_id)
     trace = TraceContext(message.trace.traceparent, message.trace.tracestate)
     return DocumentChange(SequenceNumber(message.sequence), document_id, document, time_of(message.commit_time), trace)

@@ -18,6 +18,7 @@ from yarl import URL
 
 from shared.chroma.status import malformed, refused, unreachable
 from shared.errors import FailedPreconditionError
+from shared.observability import tracing
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ class Transport:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
-        self._tracer = trace.get_tracer("knowledgebeast.chroma", tracer_provider=tracer_provider)
+        self._tracer = tracing.get_tracer("knowledgebeast.chroma", tracer_provider)
         address = URL(url)
         self._attributes: dict[str, str | int] = {
             "db.system.name": "chromadb",
@@ -89,10 +90,11 @@ class Transport:
         Raises:
             VectorStoreUnavailableError, VectorStoreError, CollectionNotFoundError: see status.py.
         """
-        attributes: dict[str, str | int] = self._attributes | {"db.operation.name": operation}
-        if collection is not None:
-            attributes["db.collection.name"] = collection
-        with self._tracer.start_as_current_span(f"chromadb.{operation}", kind=SpanKind.CLIENT, attributes=attributes) as span:
+        with self._tracer.start_as_current_span(f"chromadb.{operation}", kind=SpanKind.CLIENT, attributes=self._attributes) as span:
+            if span.is_recording():
+                span.set_attribute("db.operation.name", operation)
+                if collection is not None:
+                    span.set_attribute("db.collection.name", collection)
             try:
                 async with asyncio.timeout_at(until):
                     status, retry_after, answer = await self._exchange(method, path, body)

@@ -12,6 +12,7 @@ from shared.client.types import DeleteResult, IngestResult, UpsertResult
 from shared.domain import Document, DocumentInput
 from shared.filters import Filter
 from shared.gen.knowledgebeast.indexer.v1 import indexer_pb2, indexer_pb2_grpc
+from shared.rpc import resources
 
 
 class DocumentCalls:
@@ -46,7 +47,7 @@ class DocumentCalls:
         """A document with its text and chunks. Raises NotFoundError."""
         request = indexer_pb2.GetDocumentRequest(project_id=project_id, document_id=document_id)
         response = await self._indexer.call(self._documents.GetDocument, request, timeout)
-        return decode.document(response.document)
+        return resources.document(response.document)
 
     async def list_documents(
         self,
@@ -62,7 +63,7 @@ class DocumentCalls:
             request = indexer_pb2.ListDocumentsRequest(project_id=project_id, page_size=page_size, page_token=token, filter=condition)
             response = await self._indexer.call(self._documents.ListDocuments, request, timeout)
             for document in response.documents:
-                yield decode.document(document)
+                yield resources.document(document)
             token = response.next_page_token
             if not token:
                 return

@@ -1,4 +1,4 @@
-"""From the client's types to messages. Pure.
+"""From the client's types to messages; `encode_search` has those of searching. Pure.
 
 Only what a message cannot hold is refused here; the services check the rest, so that their rules stand in one place.
 """
@@ -9,13 +9,11 @@ from collections.abc import Iterable, Sequence
 
 from google.protobuf import struct_pb2
 
-from shared.client.types import FusionMethod, SearchMode, SearchQuery
 from shared.domain import DocumentInput, Metadata, MetadataScalar, MetadataValue
 from shared.errors import InvalidArgumentError
-from shared.filters import AllOf, AnyOf, Comparison, Filter, Membership, Negation, Operator
+from shared.filters import AllOf, AnyOf, Comparison, Condition, Containment, Existence, Filter, Membership, Negation, Operator
 from shared.gen.knowledgebeast.common.v1 import filter_pb2
 from shared.gen.knowledgebeast.indexer.v1 import indexer_pb2
-from shared.gen.knowledgebeast.query.v1 import query_pb2
 
 _OPERATORS = {
     Operator.EQUAL: filter_pb2.Comparison.OPERATOR_EQUAL,
@@ -25,12 +23,6 @@ _OPERATORS = {
     Operator.GREATER: filter_pb2.Comparison.OPERATOR_GREATER,
     Operator.GREATER_OR_EQUAL: filter_pb2.Comparison.OPERATOR_GREATER_OR_EQUAL,
 }
-_MODES = {
-    SearchMode.HYBRID: query_pb2.SEARCH_MODE_HYBRID,
-    SearchMode.VECTOR: query_pb2.SEARCH_MODE_VECTOR,
-    SearchMode.KEYWORD: query_pb2.SEARCH_MODE_KEYWORD,
-}
-_FUSIONS = {FusionMethod.RRF: query_pb2.FUSION_METHOD_RRF, FusionMethod.WEIGHTED: query_pb2.FUSION_METHOD_WEIGHTED}
 
 
 def _scalar(field: str, value: MetadataScalar) -> struct_pb2.Value:
@@ -69,37 +61,33 @@ def documents(values: Iterable[DocumentInput]) -> Sequence[indexer_pb2.DocumentI
 
 def filter_message(condition: Filter | None) -> filter_pb2.Filter | None:
     """A filter as a message; None stays None, which a message's constructor takes for "not set"."""
+    return None if condition is None else _filter(condition)
+
+
+def _filter(condition: Filter) -> filter_pb2.Filter:
     match condition:
-        case None:
-            return None
-        case Comparison(field, operator, value):
-            comparison = filter_pb2.Comparison(field=field, operator=_OPERATORS[operator], value=_scalar(field, value))
-            return filter_pb2.Filter(comparison=comparison)
-        case Membership(field, values):
-            return filter_pb2.Filter(membership=filter_pb2.Membership(field=field, values=[_scalar(field, value) for value in values]))
         case AllOf(filters):
             return filter_pb2.Filter(all_of=_filter_list(filters))
         case AnyOf(filters):
             return filter_pb2.Filter(any_of=_filter_list(filters))
         case Negation(inner):
-            return filter_pb2.Filter(negation=filter_message(inner))
+            return filter_pb2.Filter(negation=_filter(inner))
+        case _:
+            return _condition(condition)
 
 
 def _filter_list(filters: Iterable[Filter]) -> filter_pb2.FilterList:
-    return filter_pb2.FilterList(filters=[message for part in filters if (message := filter_message(part)) is not None])
+    return filter_pb2.FilterList(filters=map(_filter, filters))
 
 
-def search(project_id: str, query: SearchQuery) -> query_pb2.SearchRequest:
-    """A search as a message; what is None is left to the service."""
-    fresh = query.at_least_as_fresh
-    return query_pb2.SearchRequest(
-        project_id=project_id,
-        query=query.query,
-        mode=query_pb2.SEARCH_MODE_UNSPECIFIED if query.mode is None else _MODES[query.mode],
-        top_k=query.top_k,
-        fusion=query_pb2.FUSION_METHOD_UNSPECIFIED if query.fusion is None else _FUSIONS[query.fusion],
-        alpha=query.alpha,
-        filter=filter_message(query.filter),
-        consistency=None if fresh is None else query_pb2.Consistency(at_least_as_fresh=fresh),
-        allow_degraded=query.allow_degraded,
-    )
+def _condition(condition: Condition) -> filter_pb2.Filter:
+    match condition:
+        case Comparison(field, operator, value):
+            comparison = filter_pb2.Comparison(field=field, operator=_OPERATORS[operator], value=_scalar(field, value))
+            return filter_pb2.Filter(comparison=comparison)
+        case Membership(field, values):
+            return filter_pb2.Filter(membership=filter_pb2.Membership(field=field, values=[_scalar(field, value) for value in values]))
+        case Containment(field, text):
+            return filter_pb2.Filter(containment=filter_pb2.Containment(field=field, text=text))
+        case Existence(field):
+            return filter_pb2.Filter(existence=filter_pb2.Existence(field=field))

@@ -1,4 +1,4 @@
-"""What the client gives and takes beyond the words of `shared.domain`. Frozen; durations in seconds, times aware UTC."""
+"""What the client gives and takes beyond the words of `shared.domain` and `shared.search`. Frozen; durations in seconds, times aware UTC."""
 
 from __future__ import annotations
 
@@ -7,35 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from shared.domain import Chunk, DocumentId, Metadata, SequenceNumber, VectorSequence
+from shared.domain import DocumentId, SequenceNumber
 from shared.errors import FieldViolation
 from shared.filters import Filter
-
-
-class SearchMode(enum.Enum):
-    """Which legs a search uses."""
-
-    HYBRID = "hybrid"
-    VECTOR = "vector"
-    KEYWORD = "keyword"
-
-
-class FusionMethod(enum.Enum):
-    """How the legs of a hybrid search become one list: reciprocal rank fusion, or a weighted sum of normalised scores."""
-
-    RRF = "rrf"
-    WEIGHTED = "weighted"
-
-
-class DegradationReason(enum.Enum):
-    """Why an answer is not as good as it could be. UNKNOWN: a newer service said something that this client has no word for."""
-
-    VECTOR_STORE_UNAVAILABLE = "vector_store_unavailable"
-    VECTOR_LEG_MISSING = "vector_leg_missing"
-    EMBEDDING_UNAVAILABLE = "embedding_unavailable"
-    REPLICA_STALE = "replica_stale"
-    VECTORS_STALE = "vectors_stale"
-    UNKNOWN = "unknown"
+from shared.search import Diversity, FusionMethod, Grouping, Reranking, SearchAnswer, SearchMode, Snippets
 
 
 class HealthState(enum.Enum):
@@ -95,7 +70,28 @@ class DeleteResult:
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """One search. None leaves the service its default: hybrid, 10 hits, RRF, alpha 0.5, degraded answers allowed."""
+    """One search. What is None is left to the service: its defaults stand in `query.proto`, or the feature is not used.
+
+    Attributes:
+        query: What to look for.
+        mode: Which legs are used.
+        top_k: Number of hits, of a page when there are several.
+        fusion: How the legs become one list.
+        alpha: Weight of the vector leg in a hybrid search, 0 to 1.
+        filter: Only documents that match.
+        at_least_as_fresh: Consistency token of a write that the answer must include.
+        allow_degraded: False: UnavailableError instead of a degraded answer.
+        rrf_k: The constant of reciprocal rank fusion.
+        candidates: Candidates that each leg gives; pages end with them.
+        min_vector_score: Candidates of the vector leg below this cosine similarity are left out.
+        min_keyword_score: Candidates of the keyword leg below this BM25 score are left out.
+        grouping: One hit a document instead of one a chunk.
+        diversity: Hits are chosen for what they add to those before them.
+        snippets: Each hit has the parts of its text around the words that were looked for.
+        explain: Each hit says how its score came about.
+        reranking: The best hits are ordered again by the service's reranker.
+        page_token: `next_page_token` of the answer before; everything else must be as it was then.
+    """
 
     query: str
     mode: SearchMode | None = None
@@ -105,72 +101,16 @@ class SearchQuery:
     filter: Filter | None = None
     at_least_as_fresh: str | None = None
     allow_degraded: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LegScore:
-    """How a leg saw a hit: its place among the leg's candidates from 1, and cosine similarity or BM25."""
-
-    rank: int
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class SearchHit:
-    """One chunk that was found; a leg is None when it did not have the chunk among its candidates."""
-
-    document_id: DocumentId
-    chunk: Chunk
-    title: str
-    metadata: Metadata
-    score: float
-    vector: LegScore | None
-    keyword: LegScore | None
-
-
-@dataclass(frozen=True, slots=True)
-class Degradation:
-    """What is missing from an answer, whose fault it is, and since when."""
-
-    reason: DegradationReason
-    component: str
-    message: str
-    since: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Freshness:
-    """Up to where an answer knows the project's changes."""
-
-    epoch: str
-    sequence: SequenceNumber
-    vector_sequence: VectorSequence
-    head: SequenceNumber
-    contact_time: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Where the service's time went, in seconds."""
-
-    total: float
-    wait: float
-    embed: float
-    vector: float
-    keyword: float
-    assemble: float
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """An answer: hits, best first, and how good it is."""
-
-    hits: tuple[SearchHit, ...]
-    mode: SearchMode
-    degraded: bool
-    degradations: tuple[Degradation, ...]
-    freshness: Freshness
-    timings: Timings
+    rrf_k: int | None = None
+    candidates: int | None = None
+    min_vector_score: float | None = None
+    min_keyword_score: float | None = None
+    grouping: Grouping | None = None
+    diversity: Diversity | None = None
+    snippets: Snippets | None = None
+    explain: bool = False
+    reranking: Reranking | None = None
+    page_token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +118,7 @@ class BatchSearchResult:
     """One answer of a batch: `index` is the search's position; exactly one of the others is set."""
 
     index: int
-    result: SearchResult | None = None
+    result: SearchAnswer | None = None
     error: ItemError | None = None
 
 

@@ -55,6 +55,16 @@ DEGRADED_ANSWERS: Final = _counter(
 )
 VECTOR_SEARCH_DURATION: Final = _histogram("kb_vector_search_duration_seconds", "Seconds that the vector leg took.")
 KEYWORD_SEARCH_DURATION: Final = _histogram("kb_keyword_search_duration_seconds", "Seconds that the keyword leg took.")
+RESULT_CACHE_HITS: Final = _counter("kb_result_cache_hits_total", "Searches whose answer was in the cache.")
+RESULT_CACHE_MISSES: Final = _counter("kb_result_cache_misses_total", "Searches whose answer was looked for in the cache and not found.")
+RESULT_CACHE_BYTES: Final = _gauge("kb_result_cache_bytes", "Bytes that the cached answers take, estimated.")
+SEARCHES_SHARED: Final = _counter("kb_searches_shared_total", "Searches that waited for an identical one under way instead of running themselves.")
+
+# --- reranking ---------------------------------------------------------------------------------------------------------------------------
+RERANKING_DURATION: Final = _histogram(
+    "kb_reranking_duration_seconds", "Seconds that scoring the candidates of one search took, waiting for a core included."
+)
+RERANKER_LOADED: Final = _gauge("kb_reranker_loaded", "1 when the reranking model is loaded, else 0.")
 
 # --- embedding ---------------------------------------------------------------------------------------------------------------------------
 EMBEDDING_DURATION: Final = _histogram("kb_embedding_duration_seconds", "Seconds that embedding one batch took, waiting for a free core included.")
@@ -114,7 +124,17 @@ def _start_at_zero(counter: Counter, label: str, values: Iterable[str]) -> None:
 
 
 _start_at_zero(
-    DEGRADED_ANSWERS, "reason", ("vector_store_unavailable", "vector_leg_missing", "embedding_unavailable", "replica_stale", "vectors_stale")
+    DEGRADED_ANSWERS,
+    "reason",
+    (
+        "vector_store_unavailable",
+        "vector_leg_missing",
+        "embedding_unavailable",
+        "replica_stale",
+        "vectors_stale",
+        "reranking_skipped",
+        "diversity_skipped",
+    ),
 )
 _start_at_zero(DOCUMENTS_WRITTEN, "outcome", ("written", "unchanged", "deleted", "refused"))
 _start_at_zero(BREAKER_TRANSITIONS, "to", ("closed", "half_open", "open"))

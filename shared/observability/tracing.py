@@ -5,8 +5,9 @@ The trace context travels as W3C `traceparent` and `tracestate` (https://www.w3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
-from typing import Final
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -14,7 +15,9 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Link, Span, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import Attributes
 
 from shared.domain import TraceContext
 from shared.version import VERSION
@@ -62,9 +65,39 @@ def shutdown() -> None:
         _provider.shutdown()
 
 
-def get_tracer(name: str) -> trace.Tracer:
-    """A tracer; `name` is usually `__name__`. It may be made before `configure`."""
-    return trace.get_tracer(name, VERSION)
+class Tracer:
+    """Starts spans, but none within a span that is not recorded.
+
+    The sampler decides for whole traces (`ParentBased`), so such a span would not be recorded either; making it all the same costs several
+    times what a search can spare, and nothing would ever show it. Inside a request that is not recorded, the span's id in logs is the request's.
+    """
+
+    def __init__(self, inner: trace.Tracer) -> None:
+        self._inner = inner
+
+    def start_span(self, name: str, context: Context | None = None, kind: SpanKind = SpanKind.INTERNAL) -> Span:
+        """A span that the caller ends; `context` has its parent, None is what runs now. It is made in any case, so that a request has ids."""
+        return self._inner.start_span(name, context, kind)
+
+    def start_as_current_span(
+        self,
+        name: str,
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        **options: Any,  # noqa: ANN401 - further arguments of OpenTelemetry's method of this name
+    ) -> AbstractContextManager[Span]:
+        """Runs the block in a span, a child of what runs now; in what runs now if that is not recorded."""
+        current = trace.get_current_span()
+        if not current.is_recording() and current.get_span_context().is_valid:
+            return nullcontext(current)
+        return self._inner.start_as_current_span(name, kind=kind, attributes=attributes, links=links, **options)
+
+
+def get_tracer(name: str, provider: trace.TracerProvider | None = None) -> Tracer:
+    """A tracer; `name` is usually `__name__`. It may be made before `configure`. `provider` replaces that of the process."""
+    return Tracer(trace.get_tracer(name, VERSION, provider))
 
 
 def current() -> TraceContext:

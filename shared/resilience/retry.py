@@ -97,6 +97,7 @@ class RetryPolicy:
         on_outcome: Callable[[RetryOutcome, int], None] = lambda _outcome, _attempts: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self._initial = initial
         self._stop_after = tenacity.stop_after_attempt(attempts)
         self._wait = tenacity.wait_exponential_jitter(
             multiplier=initial, max=max_wait, exp_base=multiplier, jitter=initial / 2 if jitter is None else jitter
@@ -111,6 +112,8 @@ class RetryPolicy:
         `deadline` bounds the waits; the time of each attempt is the function's own matter.
         """
         budget.deposit()
+        if deadline.remaining() <= self._initial:
+            return await self._call_once(function)
         outcome = RetryOutcome.NOT_RETRYABLE
         attempts = 0
 
@@ -148,3 +151,16 @@ class RetryPolicy:
             return result
         finally:
             self._on_outcome(outcome, attempts)
+
+    async def _call_once(self, function: Callable[[], Awaitable[T]]) -> T:
+        """The only attempt that there is time for. A search pays for it on every call, so it is made without tenacity (a tenth of a millisecond)."""
+        try:
+            result = await function()
+        except asyncio.CancelledError:
+            self._on_outcome(RetryOutcome.CANCELLED, 1)
+            raise
+        except BaseException as error:
+            self._on_outcome(RetryOutcome.NO_TIME if self._is_retryable(error) else RetryOutcome.NOT_RETRYABLE, 1)
+            raise
+        self._on_outcome(RetryOutcome.SUCCEEDED, 1)
+        return result

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from shared.errors import FieldViolation, InvalidArgumentError
-from shared.filters import AllOf, AnyOf, Comparison, Filter, Membership, Negation, Operator
+from shared.filters import AllOf, AnyOf, Comparison, Containment, Existence, Filter, Membership, Negation, Operator
 from shared.gen.knowledgebeast.common.v1 import filter_pb2
 from shared.rpc.convert import name_problem, scalar
 
@@ -14,6 +14,7 @@ MAX_DEPTH: Final = 8
 MAX_CONDITIONS: Final = 64
 MAX_PARTS: Final = 32
 MAX_VALUES: Final = 1000
+MAX_TEXT: Final = 1000
 
 _OPERATORS: Final[Mapping[int, Operator]] = {
     filter_pb2.Comparison.OPERATOR_EQUAL: Operator.EQUAL,
@@ -23,11 +24,13 @@ _OPERATORS: Final[Mapping[int, Operator]] = {
     filter_pb2.Comparison.OPERATOR_GREATER: Operator.GREATER,
     filter_pb2.Comparison.OPERATOR_GREATER_OR_EQUAL: Operator.GREATER_OR_EQUAL,
 }
+_KINDS: Final = ", ".join(field.name for field in filter_pb2.Filter.DESCRIPTOR.oneofs_by_name["condition"].fields)
+_COMPOSITES: Final = frozenset({"all_of", "any_of", "negation"})
 _UNORDERED: Final = frozenset({Operator.EQUAL, Operator.NOT_EQUAL})
 
 
 def filter_from_proto(message: filter_pb2.Filter, path: str = "filter") -> Filter:
-    """The filter of a message. Depth counts nested filters, the outermost is 1; conditions are comparisons and memberships.
+    """The filter of a message. Depth counts nested filters, the outermost is 1; conditions are all but composites.
 
     Args:
         message: what was sent.
@@ -57,13 +60,25 @@ class _Reader:
         kind = message.WhichOneof("condition")
         if depth > MAX_DEPTH:
             return self._wrong(path, f"is nested deeper than {MAX_DEPTH} levels")
-        if kind == "comparison":
-            return self._comparison(message.comparison, f"{path}.comparison")
-        if kind == "membership":
-            return self._membership(message.membership, f"{path}.membership")
         if kind is None:
-            return self._wrong(path, "has no condition; set one of comparison, membership, all_of, any_of, negation")
-        return self._composite(message, kind, f"{path}.{kind}", depth)
+            return self._wrong(path, f"has no condition; set one of {_KINDS}")
+        path = f"{path}.{kind}"
+        return self._composite(message, kind, path, depth) if kind in _COMPOSITES else self._condition(message, kind, path)
+
+    def _condition(self, message: filter_pb2.Filter, kind: str, path: str) -> Filter | None:
+        self.conditions += 1
+        problem = name_problem(getattr(message, kind).field)
+        if problem:
+            self._wrong(f"{path}.field", problem)
+        match kind:
+            case "comparison":
+                return self._comparison(message.comparison, path)
+            case "membership":
+                return self._membership(message.membership, path)
+            case "containment":
+                return self._containment(message.containment, path)
+            case _:
+                return Existence(message.existence.field)
 
     def _composite(self, message: filter_pb2.Filter, kind: str, path: str, depth: int) -> Filter | None:
         if kind == "negation":
@@ -82,8 +97,6 @@ class _Reader:
         return tuple(part for part in parts if part is not None)
 
     def _comparison(self, message: filter_pb2.Comparison, path: str) -> Filter | None:
-        self.conditions += 1
-        self._name(message.field, path)
         operator = _OPERATORS.get(message.operator)
         if operator is None:
             self._wrong(f"{path}.operator", "is not set; say how to compare")
@@ -98,8 +111,6 @@ class _Reader:
         return Comparison(message.field, operator, value)
 
     def _membership(self, message: filter_pb2.Membership, path: str) -> Filter | None:
-        self.conditions += 1
-        self._name(message.field, path)
         if not 1 <= len(message.values) <= MAX_VALUES:
             return self._wrong(f"{path}.values", f"has {len(message.values)} values; 1 to {MAX_VALUES:,} are allowed")
         values = []
@@ -110,10 +121,10 @@ class _Reader:
                 self._wrong(f"{path}.values[{index}]", str(error))
         return Membership(message.field, tuple(values))
 
-    def _name(self, name: str, path: str) -> None:
-        problem = name_problem(name)
-        if problem:
-            self._wrong(f"{path}.field", problem)
+    def _containment(self, message: filter_pb2.Containment, path: str) -> Filter | None:
+        if not 1 <= len(message.text) <= MAX_TEXT:
+            return self._wrong(f"{path}.text", f"has {len(message.text):,} characters; 1 to {MAX_TEXT:,} are allowed")
+        return Containment(message.field, message.text)
 
     def _wrong(self, path: str, description: str) -> Filter | None:
         """Notes a violation; there is no filter then."""

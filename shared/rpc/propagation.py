@@ -2,7 +2,7 @@
 
 Name, attributes and headers of the span are those of opentelemetry-instrumentation-grpc. What wraps the call is our own, because the library's
 interceptors return a generator instead of gRPC's call, so that `cancel()` does not reach the server
-(docs/adr/0008-own-rpc-span-wrappers.md). grpc.aio sorts interceptors by base class and takes one kind of each, hence four classes.
+(docs/adr/0013-server-spans-of-our-own.md). grpc.aio sorts interceptors by base class and takes one kind of each, hence four classes.
 """
 
 from __future__ import annotations

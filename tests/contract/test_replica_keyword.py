@@ -131,6 +131,20 @@ def test_allowed_keys_that_are_the_worst_hits_are_found(index: KeywordIndex) -> 
     assert {hit.pk for hit in few} <= set(allowed.tolist())
 
 
+@pytest.mark.parametrize("own", [2, 20, 60, 100])
+def test_a_project_of_any_share_of_the_index_finds_its_own(index: KeywordIndex, own: int) -> None:
+    """Whether the project is small or nearly everything: its best chunks by score, filtered or not, though the others match better."""
+    fill(index, *["alpha " + "padding " * (number % 7 + 2) for number in range(own)])
+    fill(index, *["alpha"] * (100 - own), project=Q, first=1_000)
+    expected = sorted(range(1, own + 1), key=lambda pk: ((pk - 1) % 7, pk))
+    best = index.search(P, "alpha", 10)
+    assert [hit.score for hit in best] == sorted([hit.score for hit in best], reverse=True)
+    assert {(hit.pk - 1) % 7 for hit in best} == {(pk - 1) % 7 for pk in expected[:10]}
+    assert expected == [hit.pk for hit in index.search(P, "alpha", 200)]
+    allowed = np.arange(1, own + 1, 2, dtype=np.int64)
+    assert [pk for pk in expected if pk % 2] == [hit.pk for hit in index.search(P, "alpha", 200, allowed)]
+
+
 def test_a_long_query_keeps_its_rarest_words(index: KeywordIndex) -> None:
     """Beyond the bound of terms the words that decide are used."""
     common = [f"{a}{b}" for a in "abcdefghij" for b in "klmnopqrst"][: MAX_QUERY_TERMS + 10]

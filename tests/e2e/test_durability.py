@@ -13,8 +13,7 @@ import pytest
 from services.cli.stack.stack import Stack
 from services.query.feed_client import GrpcFeed
 from shared.chroma.client import ChromaClient
-from shared.client import KnowledgeBeast
-from shared.client.types import SearchMode, SearchQuery
+from shared.client import KnowledgeBeast, SearchMode, SearchQuery
 from shared.domain import DocumentBatch, DocumentId, DocumentInput, ProjectId
 from shared.errors import UnavailableError
 from shared.rpc.channel import create_channel

@@ -11,8 +11,7 @@ import aiohttp
 import pytest
 
 from services.cli.stack.stack import Ports, Stack
-from shared.client import KnowledgeBeast
-from shared.client.types import DegradationReason, SearchMode, SearchQuery, SearchResult
+from shared.client import DegradationReason, KnowledgeBeast, SearchAnswer, SearchMode, SearchQuery
 from shared.domain import Project
 from shared.errors import UnavailableError
 from tests.e2e.test_search import TEXTS, documents, found
@@ -22,7 +21,7 @@ MEANING = SearchQuery("a feline resting on a rug", SearchMode.VECTOR)
 WORD = SearchQuery("yeast", SearchMode.KEYWORD)
 
 
-def reasons(result: SearchResult) -> list[DegradationReason]:
+def reasons(result: SearchAnswer) -> list[DegradationReason]:
     """Why an answer is degraded."""
     return [degradation.reason for degradation in result.degradations]
 

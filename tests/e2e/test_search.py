@@ -6,16 +6,17 @@ import asyncio
 import math
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from services.cli.stack.stack import Ports, Stack
-from shared.client import KnowledgeBeast
-from shared.client.types import DegradationReason, FusionMethod, SearchMode, SearchQuery, SearchResult
-from shared.domain import DocumentId, DocumentInput
-from shared.errors import FailedPreconditionError, UnavailableError
+from shared.client import DegradationReason, FusionMethod, KnowledgeBeast, SearchAnswer, SearchMode, SearchQuery
+from shared.domain import ChunkingSettings, DocumentId, DocumentInput
+from shared.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from shared.filters import AllOf, Comparison, Membership, Negation, Operator
+from shared.search import Diversity, Grouping, Reranking, Snippets
 from tests.waiting import eventually
 
 TEXTS = {
@@ -32,7 +33,7 @@ def documents(texts: dict[str, str], **metadata: str | int) -> list[DocumentInpu
     return [DocumentInput(DocumentId(document_id), "", text, {"id": document_id, **metadata}) for document_id, text in texts.items()]
 
 
-def found(result: SearchResult) -> list[str]:
+def found(result: SearchAnswer) -> list[str]:
     """Ids of the documents that were found, best first."""
     return [hit.document_id for hit in result.hits]
 
@@ -187,7 +188,7 @@ async def test_searches_go_on_without_chromadb_and_recover_with_it(own_stack: St
         assert not before.degraded
 
         stop = asyncio.Event()
-        answers: list[SearchResult] = []
+        answers: list[SearchAnswer] = []
 
         async def search_on() -> None:
             while not stop.is_set():
@@ -240,10 +241,111 @@ async def test_without_its_own_vectors_the_replica_answers_by_keyword(tmp_path: 
     assert [degradation.reason for degradation in degraded.degradations] == [DegradationReason.VECTOR_LEG_MISSING]
 
 
-async def test_scores_of_a_hybrid_answer_add_up(client: KnowledgeBeast, project: str) -> None:
-    """The score of each hit is reciprocal rank fusion of the ranks that the answer shows."""
+@pytest.mark.parametrize("fusion", list(FusionMethod))
+async def test_scores_of_a_hybrid_answer_add_up(client: KnowledgeBeast, project: str, fusion: FusionMethod) -> None:
+    """What an explanation says is what the score is; in reciprocal rank fusion by the published formula."""
     token = await fresh(client, project)
-    result = await client.search(project, SearchQuery("cat on the market street", alpha=0.3, at_least_as_fresh=token))
+    result = await client.search(project, SearchQuery("cat on the market street", fusion=fusion, alpha=0.3, at_least_as_fresh=token, explain=True))
+    assert len(result.hits) == len(TEXTS)
     for hit in result.hits:
-        expected = (0.3 / (60 + hit.vector.rank) if hit.vector else 0) + (0.7 / (60 + hit.keyword.rank) if hit.keyword else 0)
-        assert math.isclose(hit.score, expected, rel_tol=1e-5)
+        assert hit.explanation is not None
+        legs = [leg for leg in (hit.explanation.vector, hit.explanation.keyword) if leg is not None]
+        assert sum(leg.contribution for leg in legs) == hit.explanation.fused_score
+        assert math.isclose(hit.score, hit.explanation.fused_score, rel_tol=1e-6)
+        if fusion is FusionMethod.RRF:
+            expected = (0.3 / (60 + hit.vector.rank) if hit.vector else 0) + (0.7 / (60 + hit.keyword.rank) if hit.keyword else 0)
+            assert math.isclose(hit.score, expected, rel_tol=1e-5)
+
+
+# --- everything that can be asked for, through the real services ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def library(client: KnowledgeBeast) -> AsyncIterator[tuple[str, str]]:
+    """A project of thirty documents of several chunks each, and a token that covers them."""
+    project_id = f"p-{uuid.uuid4().hex[:12]}"
+    await client.create_project(project_id, chunking=ChunkingSettings(32, 0))
+    subjects = ("bread", "cars", "physics", "markets", "cats", "gardens")
+    texts = {
+        f"{subject}-{number}": " ".join(
+            f"Sentence {line} of note {number} says something more about {subject} and how they work." for line in range(6)
+        )
+        for subject in subjects
+        for number in range(5)
+    }
+    written = await client.upsert(project_id, documents(texts, shelf=1))
+    yield project_id, written.consistency_token
+    await client.delete_project(project_id)
+
+
+async def test_pages_of_a_search_repeat_and_skip_nothing(client: KnowledgeBeast, library: tuple[str, str]) -> None:
+    """By document and apart, with ChromaDB's approximate neighbours: the pages are what one long page has."""
+    project, token = library
+    for grouping in (None, Grouping(1)):
+        query = SearchQuery("how cars work", top_k=100, grouping=grouping, at_least_as_fresh=token)
+        whole = await client.search(project, query)
+        pages = [page async for page in client.pages(project, replace(query, top_k=7))]
+        # The candidates are as many for both, so both rank the same.
+        assert [hit.chunk.id for page in pages for hit in page.hits] == [hit.chunk.id for hit in whole.hits]
+        assert len(whole.hits) == len({hit.chunk.id for hit in whole.hits}) == (30 if grouping else 90)
+
+
+async def test_groups_diversity_snippets_and_explanations_work_together(client: KnowledgeBeast, library: tuple[str, str]) -> None:
+    """Each leaves the others what they are."""
+    project, token = library
+    query = SearchQuery(
+        "cats in gardens", grouping=Grouping(2), diversity=Diversity(0.3), snippets=Snippets(60), explain=True, at_least_as_fresh=token
+    )
+    answer = await client.search(project, query)
+    assert len({hit.document_id for hit in answer.hits}) == len(answer.hits) == 10
+    assert all(other.chunk.id != hit.chunk.id for hit in answer.hits for other in hit.more_chunks)
+    assert all(hit.explanation is not None and hit.explanation.diversity is not None for hit in answer.hits)
+    marked = {snippet.text[match.start : match.end] for hit in answer.hits for snippet in hit.snippets for match in snippet.matches}
+    assert marked <= {"cats", "gardens", "in"}
+    assert marked >= {"cats", "gardens"}
+    assert not answer.degraded
+
+
+async def test_an_equal_search_is_kept_until_something_is_written(client: KnowledgeBeast, library: tuple[str, str]) -> None:
+    """Kept answers are those of the project as it is: a write with its token is seen at once."""
+    project, token = library
+    query = SearchQuery("markets", SearchMode.KEYWORD, top_k=3, at_least_as_fresh=token)
+    first = await client.search(project, query)
+    second = await client.search(project, query)
+    assert second.cached
+    assert second.hits == first.hits
+    written = await client.upsert(project, documents({"new": "markets markets markets"}))
+    third = await client.search(project, replace(query, at_least_as_fresh=written.consistency_token))
+    assert not third.cached
+    assert found(third)[0] == "new"
+
+
+async def test_documents_like_a_document_are_of_its_subject(client: KnowledgeBeast, library: tuple[str, str]) -> None:
+    """Before those of any other; one that is not there is NOT_FOUND."""
+    project, token = library
+    answer = await client.find_similar(project, "physics-2", top_k=4, at_least_as_fresh=token)
+    assert set(found(answer)) == {f"physics-{number}" for number in (0, 1, 3, 4)}
+    with pytest.raises(NotFoundError):
+        await client.find_similar(project, "nobody")
+
+
+async def test_a_batch_answers_each_search_as_if_it_were_alone(client: KnowledgeBeast, library: tuple[str, str]) -> None:
+    """In any order, with its own error where a search is wrong."""
+    project, token = library
+    queries = [SearchQuery(f"about {subject}", top_k=5, at_least_as_fresh=token) for subject in ("bread", "cars", "cats")] + [
+        SearchQuery("x", top_k=0)
+    ]
+    results = {result.index: result async for result in client.batch_search(project, queries)}
+    assert set(results) == {0, 1, 2, 3}
+    for index, query in enumerate(queries[:3]):
+        answer = results[index].result
+        assert answer is not None
+        assert answer.hits == (await client.search(project, query)).hits
+    assert results[3].error is not None
+    assert results[3].error.violations[0].field == "top_k"
+
+
+async def test_reranking_without_a_reranker_says_what_to_set(client: KnowledgeBeast, library: tuple[str, str]) -> None:
+    """FAILED_PRECONDITION rather than an answer in another order than was asked for."""
+    with pytest.raises(FailedPreconditionError, match="KB_RERANKER_MODEL"):
+        await client.search(library[0], SearchQuery("bread", reranking=Reranking()))

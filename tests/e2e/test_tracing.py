@@ -11,8 +11,7 @@ from opentelemetry import context, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from services.cli.stack.stack import Stack
-from shared.client import KnowledgeBeast
-from shared.client.types import SearchQuery
+from shared.client import KnowledgeBeast, SearchQuery
 from shared.domain import DocumentId, DocumentInput
 from tests.waiting import eventually
 

@@ -1,15 +1,18 @@
 # ruff: noqa: N802 - methods are named as the RPCs are
 """Both services in memory behind real gRPC servers on loopback ports, for tests of clients.
 
-Keyword search is "shares a word"; there are no vectors. Threads, not asyncio, so that synchronous tests can run an event loop of their own.
+Keyword search is "shares a word"; there are no vectors, and documents are similar when they share a word, too. Of the features of searching,
+pages, snippets, explanations and grouping work; others are accepted and leave the answer as it is. Threads, not asyncio, so that synchronous
+tests can run an event loop of their own.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import grpc
 from google.protobuf import timestamp_pb2
@@ -43,6 +46,8 @@ class _State:
         self.projects: dict[str, project_pb2.Project] = {}
         self.documents: dict[str, dict[str, indexer_pb2.Document]] = {}
         self.degradations: list[query_pb2.Degradation] = []
+        self.answer: query_pb2.SearchResponse | None = None  # of every search, if set
+        self.page_tokens_are_stale = False
         self.status = status_pb2.SERVICE_STATUS_HEALTHY
         self.vectors_behind = 0
         self.page = 2
@@ -119,6 +124,8 @@ class _Projects(project_pb2_grpc.ProjectServiceServicer):
         answer = project_pb2.GetProjectResponse(project=project)
         with self._state.lock:  # the vectors come closer with each look
             project.vector_sequence = min(project.head_sequence, project.vector_sequence + 1)
+            if project.vector_sequence == project.head_sequence:
+                project.state = project_pb2.Project.STATE_ACTIVE
         return answer
 
     def ListProjects(self, request: project_pb2.ListProjectsRequest, context: grpc.ServicerContext) -> project_pb2.ListProjectsResponse:
@@ -147,6 +154,13 @@ class _Projects(project_pb2_grpc.ProjectServiceServicer):
         with self._state.lock:
             del self._state.projects[request.project_id]
             return project_pb2.DeleteProjectResponse(deleted_documents=len(self._state.documents.pop(request.project_id)))
+
+    def RebuildVectors(self, request: project_pb2.RebuildVectorsRequest, context: grpc.ServicerContext) -> project_pb2.RebuildVectorsResponse:
+        project = self._state.project(request.project_id, context)
+        with self._state.lock:
+            self._state.requests.append(request)
+            project.vector_sequence, project.state = 0, project_pb2.Project.STATE_REBUILDING
+            return project_pb2.RebuildVectorsResponse(project=project)
 
 
 class _Documents(indexer_pb2_grpc.IndexerServiceServicer):
@@ -225,33 +239,49 @@ class _Searches(query_pb2_grpc.QueryServiceServicer):
             except KnowledgeBeastError as error:
                 yield query_pb2.BatchSearchResponse(index=index, error=item_error(error))
 
+    def FindSimilar(self, request: query_pb2.FindSimilarRequest, context: grpc.ServicerContext) -> query_pb2.FindSimilarResponse:
+        self._state.requests.append(request)
+        self._state.project(request.project_id, context)
+        document = self._state.documents[request.project_id].get(request.document_id)
+        if document is None:
+            _abort(context, NotFoundError(f"there is no document {request.document_id}", reason="DOCUMENT_NOT_FOUND"))
+        hits = [hit for hit in self._hits(request, document.text, "vector") if hit.document_id != document.id]
+        head = self._state.projects[request.project_id].head_sequence
+        response = query_pb2.FindSimilarResponse(
+            hits=hits[: request.top_k or 10],
+            degraded_mode=bool(self._state.degradations),
+            degradations=self._state.degradations,
+            freshness=query_pb2.Freshness(epoch="epoch", sequence=head, vector_sequence=head, head_sequence=head, contact_time=_NOW),
+        )
+        response.timings.total.FromMicroseconds(1500)
+        return response
+
     def _answer(self, request: query_pb2.SearchRequest) -> query_pb2.SearchResponse:
         self._state.requests.append(request)
         if not request.query:
             raise InvalidArgumentError.of("query", "must have 1 to 4,000 characters")
         if request.project_id not in self._state.projects:
             raise NotFoundError(f"there is no project {request.project_id}")
-        matches = compile_filter(filter_from_proto(request.filter)) if request.HasField("filter") else None
-        words = set(request.query.casefold().split())
-        hits = []
-        for document in self._state.documents[request.project_id].values():
-            common = words & set(document.text.casefold().split())
-            if common and (matches is None or matches(metadata_from_struct(document.metadata))):
-                score = float(len(common))
-                hits.append(
-                    query_pb2.Hit(
-                        document_id=document.id,
-                        chunk=document.chunks[0],
-                        title=document.title,
-                        metadata=document.metadata,
-                        score=score,
-                        keyword=query_pb2.LegScore(rank=1, score=score),
-                    )
-                )
-        hits.sort(key=lambda hit: (-hit.score, hit.chunk.id))
+        if request.page_token and self._state.page_tokens_are_stale:
+            raise ConflictError("the project has changed since the page before", reason="PAGE_TOKEN_STALE")
+        if self._state.answer is not None:
+            return self._state.answer
+        hits = self._hits(request, request.query, "keyword")
+        for hit in hits:
+            if request.HasField("snippets"):
+                hit.snippets.append(_snippet(hit.chunk.text, request.query))
+            if request.explain:
+                leg = query_pb2.LegContribution(rank=1, score=hit.score, normalized_score=hit.score, weight=1.0, contribution=hit.score)
+                hit.explanation.CopyFrom(query_pb2.Explanation(keyword=leg, fused_score=hit.score, formula=f"1 * {hit.score:g} = {hit.score:g}"))
+            if request.HasField("grouping"):
+                other = query_pb2.GroupedChunk(chunk=hit.chunk, score=hit.score, keyword=hit.keyword)
+                hit.more_chunks.extend([other] * request.grouping.more_chunks)
+        start = int(request.page_token or 0)
+        end = start + (request.top_k or 10)
         head = self._state.projects[request.project_id].head_sequence
         response = query_pb2.SearchResponse(
-            hits=hits[: request.top_k or 10],
+            hits=hits[start:end],
+            next_page_token=str(end) if end < len(hits) else "",
             mode=request.mode or query_pb2.SEARCH_MODE_HYBRID,
             degraded_mode=bool(self._state.degradations),
             degradations=self._state.degradations,
@@ -260,6 +290,31 @@ class _Searches(query_pb2_grpc.QueryServiceServicer):
         response.timings.total.FromMicroseconds(2500)
         response.timings.keyword.FromMicroseconds(1200)
         return response
+
+    def _hits(
+        self, request: query_pb2.SearchRequest | query_pb2.FindSimilarRequest, text: str, leg: Literal["vector", "keyword"]
+    ) -> list[query_pb2.Hit]:
+        """The documents that match the filter and share words with a text, most words first."""
+        matches = compile_filter(filter_from_proto(request.filter)) if request.HasField("filter") else None
+        words = set(text.casefold().split())
+        hits = []
+        for document in self._state.documents[request.project_id].values():
+            common = words & set(document.text.casefold().split())
+            if common and (matches is None or matches(metadata_from_struct(document.metadata))):
+                score = float(len(common))
+                hit = query_pb2.Hit(document_id=document.id, chunk=document.chunks[0], title=document.title, metadata=document.metadata, score=score)
+                getattr(hit, leg).CopyFrom(query_pb2.LegScore(rank=1, score=score))
+                hits.append(hit)
+        return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.id))
+
+
+def _snippet(text: str, query: str) -> query_pb2.Snippet:
+    """The whole text, with the words of the query marked."""
+    words = {word.casefold() for word in query.split()}
+    matches = [
+        query_pb2.TextRange(start_offset=found.start(), end_offset=found.end()) for found in re.finditer(r"\S+", text) if found[0].casefold() in words
+    ]
+    return query_pb2.Snippet(text=text, start_offset=0, end_offset=len(text), matches=matches)
 
 
 class _Status(status_pb2_grpc.StatusServiceServicer):

@@ -14,12 +14,23 @@ import pytest
 from services.indexer.application.ingest import content_hash
 from services.indexer.catalog.migrations import migrations
 from services.indexer.catalog.sqlite import RESTORED_MARKER, SqliteCatalog
-from services.indexer.records import NewProject, PreparedDocument, ProjectKey, RequestKey, Written
-from shared.domain import Chunk, ChunkId, ChunkingSettings, DocumentId, DocumentInput, ProjectId, ProjectState, SequenceNumber, TraceContext
+from services.indexer.records import Advance, NewProject, PreparedDocument, ProjectKey, RequestKey, Written
+from shared.domain import (
+    Chunk,
+    ChunkId,
+    ChunkingSettings,
+    DocumentId,
+    DocumentInput,
+    KeywordSettings,
+    ProjectId,
+    ProjectState,
+    SequenceNumber,
+    TraceContext,
+)
 from shared.errors import AlreadyExistsError, ConfigurationError, ConflictError, CorruptionError, InvalidArgumentError, NotFoundError
 
 PROJECT = ProjectId("docs")
-OLD_FILE = Path(__file__).parent.parent / "data" / "catalog-v1.sql"
+OLD_FILES = Path(__file__).parent.parent / "data"
 
 
 @pytest.fixture
@@ -128,7 +139,7 @@ async def test_chunks_that_are_gone_are_dropped_once_the_vector_store_knows(cata
     page = await catalog.projection_page(project, (0, 0), 100)
     assert page.removed == ["a#one"]
     await catalog.advance(project, page.complete_to)
-    await catalog.restart(key)
+    await catalog.restart(project)
 
     (project,) = await catalog.projects_to_project()
     assert (await catalog.projection_page(project, (0, 0), 100)).empty
@@ -141,17 +152,101 @@ async def test_a_rebuild_embeds_nothing_and_ends(catalog: SqliteCatalog) -> None
     await embed_everything(catalog)
     (project,) = await catalog.projects_to_project()
     await catalog.advance(project, SequenceNumber(2))
-    await catalog.restart(key)
+    await catalog.restart(project)
     assert (await catalog.get_project(PROJECT)).state is ProjectState.REBUILDING
     assert list(await catalog.projects_to_embed()) == []
 
     (project,) = await catalog.projects_to_project()
     page = await catalog.projection_page(project, (0, 0), 100)
-    rebuilt = await catalog.advance(project, page.complete_to)
+    advance = await catalog.advance(project, page.complete_to)
 
     assert page.vectors.tolist() == [[3.0, 0.0], [5.0, 0.0]]
-    assert rebuilt
+    assert advance is Advance.REBUILT
     assert (await catalog.get_project(PROJECT)).state is ProjectState.ACTIVE
+
+
+async def test_what_belongs_to_an_older_collection_moves_nothing(catalog: SqliteCatalog) -> None:
+    """A writer that was under way when a rebuild began can neither move the new cursor nor begin the rebuild once more."""
+    key = await create(catalog)
+    await write(catalog, key, prepared("a", "one"), prepared("b", "three"))
+    await embed_everything(catalog)
+    (before,) = await catalog.projects_to_project()
+    await catalog.advance(before, SequenceNumber(1))
+    old = (await catalog.get_project(PROJECT)).collection
+    _, rebuilding = await catalog.rebuild_vectors(PROJECT)
+
+    assert await catalog.advance(before, SequenceNumber(2)) is Advance.SUPERSEDED
+    assert not await catalog.restart(before)
+    after = await catalog.get_project(PROJECT)
+    assert after == rebuilding
+    assert (after.state, int(after.vector_sequence)) == (ProjectState.REBUILDING, 0)
+    assert after.collection != old
+    assert list(await catalog.superseded_collections()) == [old]
+
+
+async def test_a_rebuild_that_loses_its_collection_ends_where_the_first_one_would_have(catalog: SqliteCatalog) -> None:
+    """Begun again half-way, the project is active only when all that it had before is back; what was written since is not waited for."""
+    key = await create(catalog)
+    await write(catalog, key, prepared("a", "one"), prepared("b", "two"), prepared("c", "three"))
+    await embed_everything(catalog)
+    (project,) = await catalog.projects_to_project()
+    await catalog.advance(project, SequenceNumber(3))
+    await catalog.rebuild_vectors(PROJECT)
+    (project,) = await catalog.projects_to_project()
+    assert await catalog.advance(project, SequenceNumber(1)) is Advance.DONE
+    assert await catalog.restart(project)
+    await write(catalog, key, prepared("d", "four"))
+
+    (project,) = await catalog.projects_to_project()
+    assert await catalog.advance(project, SequenceNumber(2)) is Advance.DONE
+    assert await catalog.advance(project, SequenceNumber(3)) is Advance.REBUILT
+
+
+async def test_a_project_without_vectors_has_nothing_to_rebuild(catalog: SqliteCatalog) -> None:
+    """It stays active, or nothing would ever end its rebuild."""
+    await create(catalog)
+    _, project = await catalog.rebuild_vectors(PROJECT)
+
+    assert project.state is ProjectState.ACTIVE
+
+
+async def test_keyword_settings_are_kept_and_reach_the_list_and_its_feed(catalog: SqliteCatalog) -> None:
+    """What a project was created with is what every reader of it sees."""
+    keyword = KeywordSettings("german", stemming=False, stop_words=False, more_stop_words=("bzw", "usw"))
+    created = await catalog.create_project(NewProject(PROJECT, PROJECT, "", {}, "model", ChunkingSettings(), keyword), None)
+    listed, _ = await catalog.list_projects("", 10)
+    batch = await catalog.project_list_batch(SequenceNumber(0), 10)
+
+    assert created.keyword == keyword
+    assert [project.keyword for project in listed] == [keyword]
+    assert [change.project.keyword for change in batch.changes if change.project] == [keyword]
+
+
+async def test_pages_and_batches_of_projects_are_bounded_in_size(catalog: SqliteCatalog) -> None:
+    """Projects with very long lists of stop words come in several pages and batches, each of which fits a message, and none is lost."""
+    words = tuple(f"{number:050}" for number in range(1_000))
+    ids = [f"p{number:02}" for number in range(50)]
+    for project_id in ids:
+        keyword = KeywordSettings(more_stop_words=words)
+        await catalog.create_project(NewProject(ProjectId(project_id), "", "", {}, "model", ChunkingSettings(), keyword), None)
+
+    paged: list[str] = []
+    more = True
+    while more:
+        page, more = await catalog.list_projects(paged[-1] if paged else "", 1_000)
+        assert 0 < len(page) < 30
+        paged += [project.id for project in page]
+    fed: list[str] = []
+    at, head = SequenceNumber(0), (await catalog.project_list_position())[0].sequence
+    while at < head:
+        batch = await catalog.project_list_batch(at, 500)
+        assert 0 < len(batch.changes) < 30
+        assert batch.range.start == at
+        fed += [change.project_id for change in batch.changes]
+        at = batch.range.end
+
+    assert paged == ids
+    assert fed == ids
 
 
 async def test_a_large_document_is_projected_in_pages(catalog: SqliteCatalog) -> None:
@@ -332,11 +427,15 @@ async def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         SqliteCatalog.open(tmp_path)
 
 
-async def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
-    """What a catalog of schema version 1 holds is there, complete, in today's."""
+@pytest.mark.parametrize(
+    ("version", "keyword"),
+    [(1, KeywordSettings()), (2, KeywordSettings("german", stemming=False, stop_words=True, more_stop_words=("bzw",)))],
+)
+async def test_a_file_of_an_older_version_is_brought_up_to_date(tmp_path: Path, version: int, keyword: KeywordSettings) -> None:
+    """What a catalog of each schema version holds is there, complete, in today's; settings that it did not have are the defaults."""
     connection = apsw.Connection(str(tmp_path / "catalog.db"))
-    connection.execute(OLD_FILE.read_text(encoding="utf-8"))
-    assert connection.pragma("user_version") == 1
+    connection.execute((OLD_FILES / f"catalog-v{version}.sql").read_text(encoding="utf-8"))
+    assert connection.pragma("user_version") == version
     connection.close()
 
     catalog = SqliteCatalog.open(tmp_path)
@@ -349,6 +448,7 @@ async def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path)
     assert [chunk.text for chunk in document.chunks] == ["First paragraph.", "Second paragraph."]
     assert document.metadata == {"lang": "en", "tags": ("a", "b")}
     assert (project.head, project.vector_sequence, project.document_count) == (3, 3, 1)
+    assert project.keyword == keyword
     assert batch is not None
     assert batch.range.end == 3
     assert vectors.vectors.tolist() == [[1.0, 0.0], [0.0, 1.0]]

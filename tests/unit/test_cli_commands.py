@@ -12,7 +12,6 @@ import pytest
 
 from services.cli.main import main
 from shared.gen.knowledgebeast.ops.v1 import status_pb2
-from shared.gen.knowledgebeast.query.v1 import query_pb2
 from tests.fakes.servers import REFUSED, FakeServices
 
 
@@ -69,7 +68,7 @@ def notes(kb: Kb) -> Kb:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["up"], ["model"], ["ingest"], ["search"], ["status"], ["demo"]]
+    [[], ["up"], ["model"], ["ingest"], ["search"], ["similar"], ["status"], ["demo"]]
     + [["project", name] for name in ("create", "list", "show", "update", "delete")]
     + [["document", name] for name in ("list", "get", "delete")],
 )
@@ -248,48 +247,6 @@ def test_a_broken_stream_says_what_was_written_and_that_it_may_be_repeated(notes
     assert "Traceback" not in outcome.err
 
 
-def test_a_search_shows_hits_with_their_excerpts_and_the_time(notes: Kb) -> None:
-    """Rank, score, document, legs and the words around the match."""
-    outcome = notes("search", "night roar", "-p", "notes")
-
-    assert outcome.status == 0
-    first, second = (outcome.out.index(name) for name in ("docs/a.md", "docs/b.txt"))
-    assert first < second
-    assert "lions roar at night" in outcome.out
-    assert "2 hits in 2.5 ms (keyword 1.2) · hybrid · sequence 2" in outcome.out
-
-
-def test_the_options_of_a_search_reach_the_service(notes: Kb, services: FakeServices) -> None:
-    """Mode, alpha, fusion, filters, number, token and --no-degraded."""
-    options = ("--mode", "vector", "--alpha", "0", "--fusion", "weighted", "-f", "kind=md", "-f", "not year<2000", "-k", "3", "--fresh", "t")
-    outcome = notes("search", "lions", "-p", "notes", *options, "--no-degraded", "--json")
-
-    sent = services.state.requests[-1]
-    assert outcome.status == 0
-    assert (
-        sent.mode,
-        sent.fusion,
-        sent.top_k,
-        sent.consistency.at_least_as_fresh,
-        len(sent.filter.all_of.filters),
-    ) == (query_pb2.SEARCH_MODE_VECTOR, query_pb2.FUSION_METHOD_WEIGHTED, 3, "t", 2)
-    assert (sent.HasField("alpha"), sent.alpha, sent.HasField("allow_degraded"), sent.allow_degraded) == (True, 0.0, True, False)
-    assert [hit["document_id"] for hit in json.loads(outcome.out)["hits"]] == ["docs/a.md"]
-
-
-def test_a_degraded_answer_says_so_with_its_reason(notes: Kb, services: FakeServices) -> None:
-    """In the table and in JSON; the exit status stays 0, for there is an answer."""
-    services.state.degradations = [
-        query_pb2.Degradation(reason=query_pb2.Degradation.REASON_VECTOR_LEG_MISSING, component="chromadb", message="ChromaDB does not answer")
-    ]
-
-    table, form = notes("search", "night", "-p", "notes"), notes("search", "night", "-p", "notes", "--json")
-
-    assert (table.status, form.status) == (0, 0)
-    assert "degraded: ChromaDB does not answer (chromadb: vector_leg_missing)" in table.out
-    assert (json.loads(form.out)["degradations"][0]["reason"], json.loads(form.out)["degraded"]) == ("vector_leg_missing", True)
-
-
 def test_a_document_without_a_title_is_shown_by_its_id_alone(notes: Kb) -> None:
     """No empty line where the title would be; lists in metadata are read as words."""
     Path("c.jsonl").write_text(json.dumps({"id": "untitled", "text": "zebra", "metadata": {"tags": ["a", "b"]}}))
@@ -350,8 +307,13 @@ def test_a_query_service_that_is_not_there_is_called_by_its_name(notes: Kb, monk
     [
         ["search", "words"],
         ["search", "words", "-p", "p", "--mode", "best"],
-        ["search", "words", "-p", "p", "--filter", "year~3"],
+        ["search", "words", "-p", "p", "--filter", "year~"],
         ["search", "words", "-p", "p", "--alpha", "2"],
+        ["search", "words", "-p", "p", "--diversity", "1.5"],
+        ["search", "words", "-p", "p", "--candidates", "99"],
+        ["search", "words", "-p", "p", "--page", "token", "--all-pages"],
+        ["similar", "-p", "p"],
+        ["similar", "x", "-p", "p", "--min-score", "2"],
         ["document", "delete", "-p", "p"],
         ["document", "delete", "x", "-p", "p", "--filter", "a=1"],
         ["project", "update", "p"],

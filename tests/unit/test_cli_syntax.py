@@ -10,7 +10,7 @@ from services.cli.filter_syntax import parse_filter, parse_filters
 from services.cli.values import parse_scalar
 from shared.domain import MetadataScalar
 from shared.errors import InvalidArgumentError
-from shared.filters import AllOf, Comparison, Filter, Membership, Negation, Operator
+from shared.filters import AllOf, Comparison, Containment, Existence, Filter, Membership, Negation, Operator
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,16 @@ def test_values_have_the_type_that_they_look_like(text: str, expected: MetadataS
         ("not lang in a,b", Negation(Membership("lang", ("a", "b")))),
         ("NOT not year=1", Negation(Negation(Comparison("year", Operator.EQUAL, 1)))),
         ("nothing=1", Comparison("nothing", Operator.EQUAL, 1)),
+        ("title~retry", Containment("title", "retry")),
+        ("title ~ 'a b '", Containment("title", "a b ")),
+        ("year~3", Containment("year", "3")),
+        ("title~a=b", Containment("title", "a=b")),
+        ("title=a~b", Comparison("title", Operator.EQUAL, "a~b")),
+        ("title=is it?", Comparison("title", Operator.EQUAL, "is it?")),
+        ("not title~x", Negation(Containment("title", "x"))),
+        ("author?", Existence("author")),
+        ("!author?", Negation(Existence("author"))),
+        ("not author ?", Negation(Existence("author"))),
     ],
 )
 def test_filters_are_read_as_they_are_written(text: str, expected: Filter) -> None:
@@ -68,7 +78,7 @@ def test_filters_are_read_as_they_are_written(text: str, expected: Filter) -> No
     assert expected == parse_filter(text)
 
 
-@pytest.mark.parametrize("text", ["", "year", "=3", "lang in ", "lang in a,,b", "not", "not ", "year~3"])
+@pytest.mark.parametrize("text", ["", "year", "=3", "lang in ", "lang in a,,b", "not", "not ", "year~", "year~''", "~3", "?", " ?", "!?", "!year"])
 def test_what_is_no_filter_is_refused_with_the_way_to_write_one(text: str) -> None:
     """A filter that cannot be read raises an error with examples."""
     with pytest.raises(InvalidArgumentError, match="year>=2020"):

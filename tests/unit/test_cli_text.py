@@ -1,4 +1,4 @@
-"""Bytes to text, titles, excerpts."""
+"""Bytes to text, titles, and parts of texts on one line."""
 
 import codecs
 
@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.cli.excerpt import excerpt
+from services.cli.highlight import beginning, highlighted
 from services.cli.ingest.text import decode, heading, is_binary
+from shared.search import Snippet, TextRange
 
 
 @pytest.mark.parametrize(
@@ -48,41 +49,51 @@ def test_the_first_heading_outside_code_is_the_title(text: str, expected: str) -
     assert expected == heading(text)
 
 
-def _matched(text: str, query: str, width: int = 240) -> list[str]:
-    part = excerpt(text, query, width)
-    return [part.text[start:end] for start, end in part.matches]
+def _snippet(text: str, *words: str) -> Snippet:
+    """A snippet that is a text's own, with the first place of each word as a match."""
+    matches = tuple(TextRange(text.index(word), text.index(word) + len(word)) for word in words)
+    return Snippet(text, 0, len(text), matches)
 
 
-def test_an_excerpt_marks_the_words_of_the_query_in_their_other_forms() -> None:
-    """Case and the commonest endings do not hide a word."""
-    assert _matched("Files need opening first.", "open file") == ["Files", "opening"]
+def test_a_snippet_is_shown_on_one_line_with_its_matches_highlighted() -> None:
+    """Line breaks and indentation become single spaces, and the matches stay on their words."""
+    shown = highlighted(_snippet("open  the\n\n    file\tnow", "open", "file", "now"), more_before=True, more_after=True)
+
+    assert shown.plain == "…open the file now…"
+    assert [shown.plain[span.start : span.end] for span in shown.spans] == ["open", "file", "now"]
 
 
-def test_an_excerpt_is_taken_where_most_different_words_are() -> None:
-    """One word that stands often weighs less than two different ones."""
-    text = "gzip " * 50 + "and then " * 50 + "gzip with a compression level" + " end" * 100
-
-    part = excerpt(text, "gzip compression", width=80)
-
-    assert "compression" in part.text
-    assert part.text.startswith("…")
-    assert part.text.endswith("…")
-    assert len(part.text) <= 82
+def test_a_snippet_at_an_end_of_the_text_has_no_ellipsis_there() -> None:
+    """An ellipsis says that the text goes on, and only that."""
+    assert highlighted(_snippet("all of it"), more_before=False, more_after=False).plain == "all of it"
+    assert highlighted(_snippet("the end"), more_before=True, more_after=False).plain == "…the end"
 
 
-def test_an_excerpt_without_a_match_is_the_beginning() -> None:
-    """A hit found by meaning shares no word with the query."""
-    part = excerpt("Begin here. " + "more " * 100, "unrelated", width=20)
+@given(st.lists(st.tuples(st.text("ab", min_size=1, max_size=4), st.text(" \n\t", min_size=1, max_size=4)), max_size=8), st.booleans())
+def test_matches_stay_on_their_words_whatever_white_space_is_between(parts: list[tuple[str, str]], more: bool) -> None:
+    """Every word is a match, and every highlighted part is that word."""
+    text, matches = "", []
+    for word, space in parts:
+        matches.append(TextRange(len(text), len(text) + len(word)))
+        text += word + space
 
-    assert part.text == "Begin here. more…"
-    assert part.matches == ()
+    shown = highlighted(Snippet(text, 0, len(text), tuple(matches)), more_before=more, more_after=more)
+
+    assert [shown.plain[span.start : span.end] for span in shown.spans] == [word for word, _ in parts]
 
 
-@given(st.text(max_size=300), st.text(max_size=30), st.integers(min_value=1, max_value=100))
-def test_matches_always_lie_within_the_excerpt_and_are_words(text: str, query: str, width: int) -> None:
-    """Offsets fit any text, query and width."""
-    part = excerpt(text, query, width)
+@given(st.text(max_size=80), st.integers(min_value=1, max_value=60))
+def test_the_beginning_of_a_text_fits_its_width(text: str, width: int) -> None:
+    """Cut between words where there are any, and marked if something is missing."""
+    part = beginning(text, width)
 
-    for start, end in part.matches:
-        assert 0 <= start < end <= len(part.text)
-        assert "…" not in part.text[start:end]
+    assert len(part) <= width
+    assert "\n" not in part
+    assert part == " ".join(text.split()) or part.endswith("…")
+
+
+def test_the_beginning_of_a_text_is_cut_between_words() -> None:
+    """A text that fits is whole."""
+    assert beginning("Begin here, then more", 12) == "Begin here,…"
+    assert beginning("  Begin\n here ", 12) == "Begin here"
+    assert beginning("x" * 20, 5) == "xxxx…"

@@ -5,16 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.client import (
-    Degradation,
-    DegradationReason,
-    FusionMethod,
-    HealthState,
-    KnowledgeBeast,
-    LegScore,
-    SearchMode,
-    SearchQuery,
-)
+from shared.client import HealthState, KnowledgeBeast, SearchQuery
 from shared.domain import ChunkingSettings, DocumentId, DocumentInput, ProjectState
 from shared.errors import (
     AlreadyExistsError,
@@ -24,8 +15,7 @@ from shared.errors import (
     NotFoundError,
     UnavailableError,
 )
-from shared.filters import AllOf, AnyOf, Comparison, Filter, Membership, Negation, Operator
-from shared.gen.knowledgebeast.query.v1 import query_pb2
+from shared.filters import AllOf, AnyOf, Comparison, Containment, Existence, Filter, Membership, Negation, Operator
 from tests.fakes.servers import REFUSED, FakeServices
 
 
@@ -173,6 +163,9 @@ async def test_every_write_has_a_request_id_of_its_own(services: FakeServices) -
         (Comparison("year", Operator.GREATER, 2001), ["fr2"]),
         (Comparison("year", Operator.GREATER_OR_EQUAL, 2001), ["en1", "fr2"]),
         (Membership("lang", ("de", "fr")), ["de0", "fr2"]),
+        (Containment("note", "half"), ["en1"]),
+        (Existence("note"), ["en1"]),
+        (Negation(Existence("note")), ["de0", "fr2"]),
         (Negation(Comparison("draft", Operator.EQUAL, True)), ["en1", "fr2"]),
         (AllOf((Comparison("year", Operator.GREATER, 2000), Comparison("lang", Operator.EQUAL, "en"))), ["en1"]),
         (AnyOf((Comparison("year", Operator.LESS, 2001), Comparison("lang", Operator.EQUAL, "en"))), ["de0", "en1"]),
@@ -182,64 +175,12 @@ async def test_every_filter_means_on_the_service_what_it_means_here(services: Fa
     """Filters go through the message unchanged, for listing, searching and deleting."""
     async with KnowledgeBeast(services.indexer, services.query) as kb:
         await kb.create_project("p")
-        await kb.upsert("p", [_document(f"{lang}{n}", "word", lang=lang, year=2000 + n, draft=n == 0) for n, lang in enumerate(("de", "en", "fr"))])
+        documents = [_document("de0", "word", lang="de", year=2000, draft=True), _document("fr2", "word", lang="fr", year=2002, draft=False)]
+        await kb.upsert("p", [*documents, _document("en1", "word", lang="en", year=2001, draft=False, note="half done")])
 
         assert expected == [document.id async for document in kb.list_documents("p", filter=condition)]
         assert expected == [hit.document_id for hit in (await kb.search("p", SearchQuery("word", filter=condition))).hits]
         assert len(expected) == (await kb.delete_documents("p", filter=condition)).deleted_count
-
-
-async def test_a_search_says_how_good_its_answer_is(services: FakeServices) -> None:
-    """Hits, legs, reasons of degradation, freshness and timings arrive as values of the client."""
-    reason = query_pb2.Degradation(reason=query_pb2.Degradation.REASON_VECTOR_LEG_MISSING, component="chromadb", message="it is down")
-    future = query_pb2.Degradation(component="new")
-    future.reason = 77  # type: ignore[assignment] # a reason that this client has never heard of
-    services.state.degradations = [reason, future]
-    async with KnowledgeBeast(services.indexer, services.query) as kb:
-        await kb.create_project("p")
-        await kb.upsert("p", [_document("a", "two words", year=1)])
-        found = await kb.search("p", "words")
-
-    (hit,) = found.hits
-    assert ("a", "Title of a", {"year": 1}, None, LegScore(1, 1.0)) == (hit.document_id, hit.title, hit.metadata, hit.vector, hit.keyword)
-    assert found.degraded
-    assert found.degradations == (
-        Degradation(DegradationReason.VECTOR_LEG_MISSING, "chromadb", "it is down", None),
-        Degradation(DegradationReason.UNKNOWN, "new", "", None),
-    )
-    assert (found.mode, found.freshness.head, found.timings.total) == (SearchMode.HYBRID, 1, 0.0025)
-
-
-async def test_what_a_search_does_not_say_is_left_to_the_service(services: FakeServices) -> None:
-    """Zero, one and False are sent; None is not."""
-    async with KnowledgeBeast(services.indexer, services.query) as kb:
-        await kb.create_project("p")
-        await kb.search("p", "x")
-        await kb.search("p", SearchQuery("x", SearchMode.VECTOR, 1, FusionMethod.WEIGHTED, 0.0, None, "token", allow_degraded=False))
-
-    plain, full = services.state.requests[-2:]
-    assert query_pb2.SearchRequest(project_id="p", query="x") == plain
-    assert full.HasField("alpha")
-    assert full.HasField("allow_degraded")
-    assert (
-        full.mode,
-        full.top_k,
-        full.fusion,
-        full.consistency.at_least_as_fresh,
-    ) == (query_pb2.SEARCH_MODE_VECTOR, 1, query_pb2.FUSION_METHOD_WEIGHTED, "token")
-
-
-async def test_searches_of_a_batch_succeed_and_fail_by_themselves(services: FakeServices) -> None:
-    """Answers come in any order, each with its index."""
-    async with KnowledgeBeast(services.indexer, services.query) as kb:
-        await kb.create_project("p")
-        await kb.upsert("p", [_document("a", "word")])
-        answers = {answer.index: answer async for answer in kb.batch_search("p", [SearchQuery("word"), SearchQuery("")])}
-
-    assert answers[0].result is not None
-    assert [hit.document_id for hit in answers[0].result.hits] == ["a"]
-    assert answers[1].error is not None
-    assert answers[1].error.reason == "INVALID_ARGUMENT"
 
 
 async def test_status_tells_the_components_of_each_service(services: FakeServices) -> None:

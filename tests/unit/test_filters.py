@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.domain import Metadata
-from shared.filters import AllOf, AnyOf, Comparison, Filter, Membership, Negation, Operator, compile_filter
+from shared.filters import AllOf, AnyOf, Comparison, Containment, Existence, Filter, Membership, Negation, Operator, compile_filter
 
-DOCUMENT: Metadata = {"year": 2020, "rating": 4.5, "lang": "en", "draft": False, "tags": ("red", "green"), "scores": (1, 5)}
+DOCUMENT: Metadata = {"year": 2020, "rating": 4.5, "lang": "en", "draft": False, "tags": ("red", "green"), "scores": (1, 5), "none": ()}
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,22 @@ DOCUMENT: Metadata = {"year": 2020, "rating": 4.5, "lang": "en", "draft": False,
         (Membership("lang", ("de", "fr")), False),
         (Membership("year", ("2020", 2021)), False),
         (Membership("draft", (0,)), False),
+        (Containment("lang", "e"), True),
+        (Containment("lang", "en"), True),
+        (Containment("lang", "E"), False),
+        (Containment("tags", "ree"), True),
+        (Containment("tags", "blue"), False),
+        (Containment("tags", "dg"), False),
+        (Containment("year", "20"), False),
+        (Containment("draft", "a"), False),
+        (Containment("missing", "a"), False),
+        (Negation(Containment("missing", "a")), True),
+        (Existence("lang"), True),
+        (Existence("draft"), True),
+        (Existence("tags"), True),
+        (Existence("none"), True),
+        (Existence("missing"), False),
+        (Comparison("none", Operator.NOT_EQUAL, 1), False),
         (AllOf((Comparison("lang", Operator.EQUAL, "en"), Comparison("year", Operator.GREATER, 2010))), True),
         (AllOf((Comparison("lang", Operator.EQUAL, "en"), Comparison("year", Operator.GREATER, 2030))), False),
         (AnyOf((Comparison("lang", Operator.EQUAL, "de"), Comparison("year", Operator.GREATER, 2010))), True),
@@ -54,6 +70,8 @@ VALUES = st.one_of(st.integers(-3, 3), st.sampled_from(["a", "b"]), st.booleans(
 LEAVES: st.SearchStrategy[Filter] = st.one_of(
     st.builds(Comparison, st.sampled_from(["x", "y"]), st.sampled_from([Operator.EQUAL, Operator.NOT_EQUAL]), VALUES),
     st.builds(Membership, st.sampled_from(["x", "y"]), st.lists(VALUES, min_size=1, max_size=3).map(tuple)),
+    st.builds(Containment, st.sampled_from(["x", "y"]), st.sampled_from(["a", "b"])),
+    st.builds(Existence, st.sampled_from(["x", "y"])),
 )
 FILTERS = st.recursive(
     LEAVES, lambda inner: st.one_of(st.builds(Negation, inner), st.builds(AllOf, st.tuples(inner, inner)), st.builds(AnyOf, st.tuples(inner, inner)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.query.replica.analysis import words
+from services.query.replica.analysis import spans, words
 
 
 @pytest.mark.parametrize(
@@ -52,10 +55,20 @@ def test_a_run_without_end_is_cut() -> None:
     assert max(len(word) for word in words("aB" * 500_000).split()) <= 100
 
 
-@given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126)))
-def test_ascii_text_is_cut_the_same_beside_other_text(text: str) -> None:
-    """The short way for ASCII gives what the general way gives, so an index and a query that went different ways meet."""
+@given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126)) | st.text())
+def test_text_is_cut_the_same_beside_other_text(text: str) -> None:
+    """The short ways for ASCII and for spaced scripts give what the general way gives, so an index and a query that went different ways meet."""
     assert f"{words(text)} 猫".strip() == words(f"{text} 猫")
+
+
+@given(st.text(alphabet="aé_.'’ÄC+#1 猫東\u0301😀🚀\u200d"))
+def test_places_are_where_the_words_are(text: str) -> None:
+    """What stands at the places, in order, gives the words of the text; places do not overlap."""
+    places = spans(text)
+    assert all(end <= start for (_, end, _), (start, _, _) in pairwise(places))
+    normal = unicodedata.normalize("NFKC", text)
+    if normal == text:
+        assert words(text) == " ".join(filter(None, (words(text[start:end]) for start, end, _ in places)))
 
 
 @given(st.text())

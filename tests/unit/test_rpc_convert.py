@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shared.domain import Metadata
 from shared.errors import FieldViolation, InvalidArgumentError
-from shared.filters import AllOf, AnyOf, Comparison, Filter, Membership, Negation, Operator
+from shared.filters import AllOf, AnyOf, Comparison, Containment, Existence, Filter, Membership, Negation, Operator
 from shared.gen.knowledgebeast.common.v1 import filter_pb2
 from shared.rpc.convert import metadata_from_struct, struct_from_metadata, time_of, timestamp
 from shared.rpc.convert_filter import filter_from_proto
@@ -126,18 +126,32 @@ def membership(*values: object) -> filter_pb2.Filter:
     return filter_pb2.Filter(membership=filter_pb2.Membership(field="lang", values=struct({"v": list(values)}).fields["v"].list_value.values))
 
 
+def containment(text: str, field: str = "lang") -> filter_pb2.Filter:
+    """A field that contains a text."""
+    return filter_pb2.Filter(containment=filter_pb2.Containment(field=field, text=text))
+
+
+def existence(field: str = "lang") -> filter_pb2.Filter:
+    """A field that is there."""
+    return filter_pb2.Filter(existence=filter_pb2.Existence(field=field))
+
+
 def test_a_filter_is_converted_whole() -> None:
     """Every kind of condition arrives as its counterpart."""
     message = all_of(
         comparison("year", filter_pb2.Comparison.OPERATOR_GREATER_OR_EQUAL, 2020),
         filter_pb2.Filter(any_of=filter_pb2.FilterList(filters=[membership("de", "en"), comparison("ok", value=True)])),
         filter_pb2.Filter(negation=comparison("lang", filter_pb2.Comparison.OPERATOR_NOT_EQUAL, "fr")),
+        containment("e", "title"),
+        filter_pb2.Filter(negation=existence("draft")),
     )
     expected: Filter = AllOf(
         (
             Comparison("year", Operator.GREATER_OR_EQUAL, 2020),
             AnyOf((Membership("lang", ("de", "en")), Comparison("ok", Operator.EQUAL, True))),
             Negation(Comparison("lang", Operator.NOT_EQUAL, "fr")),
+            Containment("title", "e"),
+            Negation(Existence("draft")),
         )
     )
     assert filter_from_proto(message) == expected
@@ -152,7 +166,7 @@ def test_a_number_beyond_the_exact_integers_may_be_compared_with() -> None:
 @pytest.mark.parametrize(
     ("message", "path", "expected"),
     [
-        (filter_pb2.Filter(), "filter", "has no condition"),
+        (filter_pb2.Filter(), "filter", "set one of comparison, membership, all_of, any_of, negation, containment, existence"),
         (comparison(operator=0), "filter.comparison.operator", "is not set"),
         (comparison(operator=99), "filter.comparison.operator", "is not set"),
         (comparison(operator=filter_pb2.Comparison.OPERATOR_LESS, value=True), "filter.comparison.operator", "no order"),
@@ -168,6 +182,11 @@ def test_a_number_beyond_the_exact_integers_may_be_compared_with() -> None:
         (membership(), "filter.membership.values", "1 to 1,000"),
         (membership(*range(1001)), "filter.membership.values", "1 to 1,000"),
         (membership("a", math.inf), "filter.membership.values[1]", "finite"),
+        (containment(""), "filter.containment.text", "1 to 1,000"),
+        (containment("x" * 1001), "filter.containment.text", "1 to 1,000"),
+        (containment("x", "kb_x"), "filter.containment.field", "must not begin"),
+        (existence(""), "filter.existence.field", "1 to 128 characters"),
+        (all_of(*[all_of(*[existence(), containment("x")] * 13)] * 3), "filter", "78 conditions; at most 64"),
         (all_of(), "filter.all_of.filters", "1 to 32"),
         (all_of(*[comparison()] * 33), "filter.all_of.filters", "1 to 32"),
         (all_of(comparison(), filter_pb2.Filter()), "filter.all_of.filters[1]", "has no condition"),
@@ -183,9 +202,12 @@ def test_a_filter_that_is_not_allowed_is_refused_with_its_path(message: filter_p
     assert expected in raised.value.violations[0].description
 
 
-@pytest.mark.parametrize("message", [nested(8), all_of(*[all_of(*[comparison()] * 16)] * 4), membership(*range(1000)), all_of(*[comparison()] * 32)])
+@pytest.mark.parametrize(
+    "message",
+    [nested(8), all_of(*[all_of(*[comparison()] * 16)] * 4), membership(*range(1000)), all_of(*[comparison()] * 32), containment("é" * 1000)],
+)
 def test_a_filter_at_the_limits_passes(message: filter_pb2.Filter) -> None:
-    """8 levels, 64 conditions, 1,000 values and 32 parts are allowed."""
+    """8 levels, 64 conditions, 1,000 values, 32 parts and 1,000 characters are allowed."""
     filter_from_proto(message)
 
 

@@ -4,118 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from services.query.application.query import Answer, DegradationReason, Fusion, Mode, Query
-from services.query.application.search import Budgets, Search
-from services.query.replica.replica import Replica
-from shared.domain import Cursor, FeedStream, Heartbeat, ProjectId, ProjectState, Reset, ResetReason, SequenceNumber, Vectors, VectorSequence
+from services.query.application.query import Query
+from shared.domain import Cursor, ProjectId, ProjectState, SequenceNumber
 from shared.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError, UnavailableError
 from shared.filters import Comparison, Operator
 from shared.resilience.deadline import Deadline
-from tests.fakes.feed import DIMENSION, TIME, make_batch, make_document, make_project, make_vectors, vector_of
-from tests.fakes.vector_store import FakeVectorStore
-
-P = ProjectId("docs")
-COLLECTION = make_project("docs").collection
-DOCUMENTS = [
-    make_document(f"d{number}", f"{word} text", metadata={"number": number}) for number, word in enumerate(("alpha", "beta", "gamma", "delta"))
-]
-
-
-class LineEmbedder:
-    """Embeds a text as the fakes embed a chunk of that text, so the nearest chunk of a query is the chunk with its words."""
-
-    model = "model"
-    dimension = DIMENSION
-
-    def __init__(self) -> None:
-        self.failure: Exception | None = None
-        self.hang = False
-
-    async def embed(self, texts: Sequence[str]) -> Vectors:
-        """See Embedder."""
-        if self.failure:
-            raise self.failure
-        if self.hang:
-            await asyncio.Event().wait()
-        return np.array([vector_of(text) for text in texts], dtype=np.float32)
-
-
-class FakeFeedState:
-    """Tells since when the feed is silent."""
-
-    def __init__(self) -> None:
-        self.silent_since: float | None = None
-
-    def stale_since(self, project_id: ProjectId | None = None) -> float | None:
-        """See FeedState."""
-        return self.silent_since
-
-
-@dataclass
-class World:
-    """A replica with four documents, and everything around it in order."""
-
-    replica: Replica
-    store: FakeVectorStore
-    embedder: LineEmbedder
-    feed: FakeFeedState
-    search: Search
-
-    async def ask(self, text: str = "alpha text", seconds: float = 5.0, **query: object) -> Answer:
-        """Searches project docs."""
-        return await self.search.run(Query(P, text, **query), Deadline.after(seconds))  # type: ignore[arg-type] # fields of Query
-
-
-def fill(replica: Replica, *, vectors: bool = True, in_store: int = 4) -> None:
-    """Four documents, their vectors, and the news of how far the vector store has come."""
-    replica.put_project(make_project("docs", head=4))
-    replica.apply_reset(P, Reset(ResetReason.NO_CURSOR, FeedStream.DOCUMENTS, "e1"))
-    replica.apply_documents(P, make_batch(0, *DOCUMENTS))
-    if vectors:
-        replica.apply_vectors(P, make_vectors(0, 4, *[chunk for document in DOCUMENTS for chunk in document.chunks]))
-    replica.apply_heartbeat(P, Heartbeat("e1", SequenceNumber(4), VectorSequence(in_store), TIME))
-
-
-async def fill_store(store: FakeVectorStore) -> None:
-    """The same vectors in the vector store."""
-    chunks = [chunk for document in DOCUMENTS for chunk in document.chunks]
-    await store.ensure_collection(COLLECTION, timeout=1)
-    await store.add(COLLECTION, [chunk.id for chunk in chunks], np.array([vector_of(chunk.text) for chunk in chunks]), timeout=1)
+from shared.search import DegradationReason, FusionMethod, SearchMode
+from tests.fakes.feed import make_batch, make_document, make_project, make_vectors
+from tests.fixtures.world import COLLECTION, P, World, ids, open_world, reasons
 
 
 @pytest.fixture(params=[100])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """A world whose replica keeps so many vectors as the parameter says."""
-    replica = Replica.open(tmp_path, vectors_max=request.param)
-    fill(replica, vectors=request.param > 0)
-    store, embedder, feed = FakeVectorStore(), LineEmbedder(), FakeFeedState()
-    await fill_store(store)
-    yield World(replica, store, embedder, feed, Search(replica, store, embedder, feed, Budgets(embed=0.2, vector=0.2)))
-    replica.close()
+    async with open_world(tmp_path, vectors_max=request.param) as opened:
+        yield opened
 
 
 WITHOUT_VECTORS = pytest.mark.parametrize("world", [0], indirect=True)
 
 
-def ids(answer: Answer) -> list[str]:
-    """Documents, best first."""
-    return [hit.document_id for hit in answer.hits]
-
-
-def reasons(answer: Answer) -> list[DegradationReason]:
-    """Why it is degraded."""
-    return [degradation.reason for degradation in answer.degradations]
-
-
-@pytest.mark.parametrize("mode", list(Mode))
-async def test_each_mode_finds_the_document(world: World, mode: Mode) -> None:
+@pytest.mark.parametrize("mode", list(SearchMode))
+async def test_each_mode_finds_the_document(world: World, mode: SearchMode) -> None:
     """With everything in order nothing is degraded."""
     answer = await world.ask(mode=mode)
     assert ids(answer)[0] == "d0"
@@ -125,14 +41,14 @@ async def test_each_mode_finds_the_document(world: World, mode: Mode) -> None:
 async def test_a_vector_of_a_chunk_that_is_not_current_is_no_hit(world: World) -> None:
     """What the vector store still has of a deleted document does not come back."""
     world.replica.apply_documents(P, make_batch(4, "d0"))
-    assert "d0" not in ids(await world.ask(mode=Mode.VECTOR))
+    assert "d0" not in ids(await world.ask(mode=SearchMode.VECTOR))
 
 
 async def test_a_store_that_is_down_is_replaced_by_the_replicas_vectors(world: World) -> None:
     """The same hits in the same order; the answer says what stood in, whose fault it is and since when."""
-    healthy = await world.ask(mode=Mode.VECTOR)
+    healthy = await world.ask(mode=SearchMode.VECTOR)
     world.store.fail()
-    first, second = await world.ask(mode=Mode.VECTOR), await world.ask(mode=Mode.VECTOR)
+    first, second = await world.ask(mode=SearchMode.VECTOR), await world.ask(mode=SearchMode.VECTOR)
 
     assert ids(first) == ids(healthy)
     assert reasons(first) == [DegradationReason.VECTOR_STORE_UNAVAILABLE]
@@ -153,14 +69,14 @@ async def test_a_store_that_hangs_costs_the_vector_legs_time_and_no_more(world: 
 async def test_a_collection_that_is_lost_is_replaced_too(world: World) -> None:
     """A wiped vector store is an outage like any other."""
     await world.store.drop_collection(COLLECTION, timeout=1)
-    answer = await world.ask(mode=Mode.VECTOR)
+    answer = await world.ask(mode=SearchMode.VECTOR)
     assert ids(answer)[0] == "d0"
     assert reasons(answer) == [DegradationReason.VECTOR_STORE_UNAVAILABLE]
 
 
 @WITHOUT_VECTORS
-@pytest.mark.parametrize("mode", [Mode.VECTOR, Mode.HYBRID])
-async def test_without_vectors_of_its_own_keyword_hits_stand_in(world: World, mode: Mode) -> None:
+@pytest.mark.parametrize("mode", [SearchMode.VECTOR, SearchMode.HYBRID])
+async def test_without_vectors_of_its_own_keyword_hits_stand_in(world: World, mode: SearchMode) -> None:
     """A search by meaning alone gets keyword hits, too."""
     world.store.fail()
     answer = await world.ask("alpha", mode=mode)
@@ -173,7 +89,7 @@ async def test_without_the_embedder_keyword_hits_stand_in(world: World, hang: bo
     """Whether it fails or hangs."""
     world.embedder.hang = hang
     world.embedder.failure = None if hang else UnavailableError("no model", component="embedding_model")
-    answer = await world.ask("alpha", mode=Mode.VECTOR)
+    answer = await world.ask("alpha", mode=SearchMode.VECTOR)
     assert ids(answer) == ["d0"]
     assert reasons(answer) == [DegradationReason.EMBEDDING_UNAVAILABLE]
 
@@ -185,15 +101,15 @@ async def test_a_degraded_answer_is_refused_when_it_is_not_allowed(world: World)
         await world.ask(allow_degraded=False)
     assert raised.value.component == "chromadb"
     assert raised.value.reason == "DEGRADED"
-    assert ids(await world.ask("alpha", mode=Mode.KEYWORD, allow_degraded=False)) == ["d0"]
+    assert ids(await world.ask("alpha", mode=SearchMode.KEYWORD, allow_degraded=False)) == ["d0"]
 
 
 async def test_a_silent_feed_makes_every_answer_say_that_it_may_be_stale(world: World) -> None:
     """Also a keyword answer, with the time of the last word."""
     world.feed.silent_since = 1_700_000_000.0
-    answer = await world.ask(mode=Mode.KEYWORD)
+    answer = await world.ask(mode=SearchMode.KEYWORD)
     assert reasons(answer) == [DegradationReason.REPLICA_STALE]
-    assert answer.degradations[0].since.timestamp() == 1_700_000_000.0
+    assert answer.degradations[0].since == datetime.fromtimestamp(1_700_000_000, UTC)
 
 
 async def test_while_the_store_is_behind_the_replicas_vectors_answer(world: World) -> None:
@@ -201,7 +117,7 @@ async def test_while_the_store_is_behind_the_replicas_vectors_answer(world: Worl
     new = make_document("new", "epsilon text", sequence=5)
     world.replica.apply_documents(P, make_batch(4, new))
     world.replica.apply_vectors(P, make_vectors(4, 5, *new.chunks))
-    answer = await world.ask("epsilon text", mode=Mode.VECTOR)
+    answer = await world.ask("epsilon text", mode=SearchMode.VECTOR)
     assert ids(answer)[0] == "new"
     assert reasons(answer) == []
     assert answer.freshness.vector_sequence == 5
@@ -212,15 +128,15 @@ async def test_a_rebuild_is_told(world: World) -> None:
     rebuilding = make_project("docs", head=4)
     object.__setattr__(rebuilding, "state", ProjectState.REBUILDING)
     world.replica.put_project(rebuilding)
-    answer = await world.ask(mode=Mode.VECTOR)
+    answer = await world.ask(mode=SearchMode.VECTOR)
     assert reasons(answer) == [DegradationReason.VECTOR_STORE_UNAVAILABLE]
     assert ids(answer)[0] == "d0"
 
 
 @pytest.mark.parametrize("world", [0, 100], indirect=True)
 @pytest.mark.parametrize("down", [False, True])
-@pytest.mark.parametrize("mode", list(Mode))
-async def test_a_filter_gives_the_same_set_in_every_mode(world: World, mode: Mode, down: bool) -> None:
+@pytest.mark.parametrize("mode", list(SearchMode))
+async def test_a_filter_gives_the_same_set_in_every_mode(world: World, mode: SearchMode, down: bool) -> None:
     """With and without the vector store, with and without vectors of its own: nothing that does not match, ever."""
     if down:
         world.store.fail()
@@ -231,7 +147,7 @@ async def test_a_filter_gives_the_same_set_in_every_mode(world: World, mode: Mod
 async def test_a_token_waits_for_its_write(world: World) -> None:
     """The answer comes when the write has been applied, and not before."""
     new = make_document("new", "epsilon text", sequence=5)
-    waiting = asyncio.create_task(world.ask("epsilon", mode=Mode.KEYWORD, fresh_as=Cursor("e1", SequenceNumber(5))))
+    waiting = asyncio.create_task(world.ask("epsilon", mode=SearchMode.KEYWORD, fresh_as=Cursor("e1", SequenceNumber(5))))
     await asyncio.sleep(0.05)
     assert not waiting.done()
     await asyncio.to_thread(world.replica.apply_documents, P, make_batch(4, new))
@@ -263,14 +179,14 @@ async def test_a_token_of_another_epoch_and_an_unknown_project_are_refused(world
 
 async def test_equal_scores_come_in_the_order_of_chunk_ids(world: World) -> None:
     """The same in every replica, whatever keys it gave the chunks."""
-    answer = await world.ask("text", mode=Mode.KEYWORD)
+    answer = await world.ask("text", mode=SearchMode.KEYWORD)
     assert len({hit.score for hit in answer.hits}) == 1
     assert [hit.chunk.id for hit in answer.hits] == sorted(hit.chunk.id for hit in answer.hits)
 
 
 async def test_the_candidates_do_not_depend_on_the_page(world: World) -> None:
     """Fewer hits are the beginning of more hits."""
-    for fusion in Fusion:
+    for fusion in FusionMethod:
         long = await world.ask("alpha text", fusion=fusion, top_k=4)
         short = await world.ask("alpha text", fusion=fusion, top_k=2)
         assert ids(short) == ids(long)[:2]

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from services.cli import options
+from services.cli.commands import keyword_options
 from services.cli.console import json_document, line
 from services.cli.ingest.batch import batches
 from services.cli.ingest.items import SourceFile
@@ -19,6 +20,7 @@ from services.cli.ingest.wait import wait_for_vectors
 from services.cli.ingest.walk import Walk
 from services.cli.progress import Meter
 from shared.client import KnowledgeBeast
+from shared.domain import KeywordSettings
 from shared.errors import AlreadyExistsError, KnowledgeBeastError, NotFoundError
 
 EXAMPLES = options.examples(
@@ -27,6 +29,8 @@ EXAMPLES = options.examples(
     "kb ingest corpus.jsonl report.pdf -p papers",
 )
 
+
+_LANGUAGE_HELP = "Language of the project's keyword search if it is created, as of `kb project create`. Default: english."
 
 # Its own option: what bounds the wait must not by default.
 Timeout = Annotated[
@@ -40,6 +44,7 @@ def ingest(  # noqa: PLR0913 - one an option
     project: options.ProjectName,
     *,
     create: Annotated[bool, typer.Option("--create", help="Create the project if it is not there.")] = False,
+    language: Annotated[str | None, typer.Option("--language", metavar="LANGUAGE", help=_LANGUAGE_HELP)] = None,
     glob: Annotated[list[str] | None, typer.Option("--glob", help="Only such files of folders, for example '*.md'. Repeatable.")] = None,
     metadata: Annotated[list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="Metadata for all documents. Repeatable.")] = None,
     relative_to: Annotated[Path | None, typer.Option("--relative-to", help="What ids are relative to. Default: the current directory.")] = None,
@@ -59,12 +64,15 @@ def ingest(  # noqa: PLR0913 - one an option
     when there are no files at all.
     """
     extra = options.metadata_values("--metadata", metadata or [])
+    if language is not None and not create:
+        raise typer.BadParameter("is a setting of a project that is created: add --create", param_hint="--language")
+    keyword = keyword_options.settings(language or keyword_options.DEFAULT_LANGUAGE, no_stemming=False, no_stop_words=False, stop_words=None)
     walk = Walk(paths, glob or (), relative_to)
 
     async def work() -> Ingestion:
         files = await asyncio.to_thread(_count, walk)
         async with KnowledgeBeast(indexer, query, timeout=options.DEFAULT_TIMEOUT if timeout is None else timeout) as kb:
-            await _prepare(kb, project, create=create)
+            await _prepare(kb, project, keyword if create else None)
             with Meter("ingesting", "files", files) as meter:
                 ingestion = Ingestion(kb, project, meter)
                 try:
@@ -101,10 +109,11 @@ def _count(walk: Walk) -> int:
     return files
 
 
-async def _prepare(kb: KnowledgeBeast, project: str, *, create: bool) -> None:
-    if create:
+async def _prepare(kb: KnowledgeBeast, project: str, create: KeywordSettings | None) -> None:
+    """Creates the project with these settings unless it is there. Raises NotFoundError if it is not and there are none."""
+    if create is not None:
         with suppress(AlreadyExistsError):
-            await kb.create_project(project)
+            await kb.create_project(project, keyword=create)
         return
     try:
         await kb.get_project(project)

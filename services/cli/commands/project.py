@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from services.cli import json_forms, options, render
+from services.cli.commands import keyword_options
 from services.cli.console import OUT, json_document, json_line, result
 from shared.client import KnowledgeBeast
 from shared.domain import ChunkingSettings, Project
@@ -34,7 +35,14 @@ async def _get(project_id: str, indexer: str, timeout: float) -> Project:
         return await kb.get_project(project_id)
 
 
-@app.command(epilog=options.examples("kb project create notes", "kb project create papers --name Papers --label team=search --max-tokens 128"))
+@app.command(
+    epilog=options.examples(
+        "kb project create notes",
+        "kb project create papers --name Papers --label team=search --max-tokens 128",
+        "kb project create handbuch --language german --stop-word bzw --stop-word ggf",
+        "kb project create logs --language none",
+    )
+)
 def create(  # noqa: PLR0913 - one an option
     project_id: ProjectId,
     *,
@@ -44,21 +52,32 @@ def create(  # noqa: PLR0913 - one an option
     model: Annotated[str, typer.Option("--model", help="Embedding model. Default: the service's.")] = "",
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=0, help="Tokens of a chunk at most; 0 is the model's limit.")] = None,
     overlap_tokens: Annotated[int | None, typer.Option("--overlap-tokens", min=0, help="Tokens a chunk repeats of the one before.")] = None,
+    language: keyword_options.Language = keyword_options.DEFAULT_LANGUAGE,
+    no_stemming: keyword_options.NoStemming = False,
+    no_stop_words: keyword_options.NoStopWords = False,
+    stop_word: keyword_options.StopWords = None,
     as_json: options.Json = False,
     indexer: options.Indexer = options.DEFAULT_INDEXER,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT,
 ) -> None:
-    """Create a project. Model and chunking are fixed at creation."""
+    """Create a project. Model, chunking, language and stop words are fixed at creation."""
     chunking = None
     if max_tokens is not None or overlap_tokens is not None:
         # 32 is what the service takes for an overlap that is not set, 0 for the model's limit.
         chunking = ChunkingSettings(max_tokens or 0, 32 if overlap_tokens is None else overlap_tokens)
+    keyword = keyword_options.settings(language, no_stemming=no_stemming, no_stop_words=no_stop_words, stop_words=stop_word)
     labels = options.key_values("--label", label or [])
 
     async def work() -> Project:
         async with KnowledgeBeast(indexer, timeout=timeout) as kb:
             return await kb.create_project(
-                project_id, display_name=name or "", description=description or "", labels=labels, embedding_model=model, chunking=chunking
+                project_id,
+                display_name=name or "",
+                description=description or "",
+                labels=labels,
+                embedding_model=model,
+                chunking=chunking,
+                keyword=keyword,
             )
 
     project = options.run(work())

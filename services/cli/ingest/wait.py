@@ -50,11 +50,11 @@ async def _wait(kb: KnowledgeBeast, project: str, meter: Meter, patience: float,
             raise DeadlineExceededError(f"no vector of {project} was written for {patience:g} s: `kb status` says which component is at fault")
         elif still > explain_after and not explained:
             explained = True
-            await _explain(kb)
+            await explain_standstill(kb)
     meter.set(target - began, target - began)
 
 
-async def _explain(kb: KnowledgeBeast) -> None:
+async def explain_standstill(kb: KnowledgeBeast) -> None:
     """Says what the services know of the components that vectors depend on; nothing if those are well."""
     states = await asyncio.gather(*(_components(kb, service) for service in _SERVICES))
     down = {part.name: part for components in reversed(states) for part in components if part.state is not HealthState.HEALTHY}

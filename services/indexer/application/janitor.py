@@ -1,4 +1,4 @@
-"""Clears away what nobody needs any more: the rows and collections of deleted projects, old tombstones, old answers."""
+"""Clears away what nobody needs any more: what is left of deleted projects, collections that projects have left, old tombstones and answers."""
 
 from __future__ import annotations
 
@@ -28,8 +28,15 @@ class Janitor:
         removed = await self._catalog.compact(tombstones_older_than=self._tombstone_seconds, requests_older_than=_REQUEST_WINDOW_SECONDS)
         if removed:
             self._log.info("compacted the catalog", rows=removed)
+        await for_each(await self._catalog.superseded_collections(), self._drop)
         await for_each(await self._catalog.deleted_projects(), self._purge)
         return False
+
+    async def _drop(self, collection: str) -> None:
+        """Drops a collection; it is forgotten last, so that a drop that fails is repeated."""
+        await self._store.drop_collection(collection, timeout=self._timeout)
+        await self._catalog.forget_collection(collection)
+        self._log.info("dropped a superseded collection", collection=collection)
 
     async def _purge(self, project: DeletedProject) -> None:
         """Removes what is left of a deleted project; its rows last, so that a purge that fails is repeated."""

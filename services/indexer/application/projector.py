@@ -2,15 +2,23 @@
 
 Every step may be repeated: adding what is there and deleting what is not change nothing. So the cursor is moved behind the data, and a crash
 between the two costs a repetition, never a vector.
+
+What has to be written again, because the vector store lost it or somebody asks for it, is written to a new collection: the catalog gives the
+project another generation in the transaction that sets its cursor to 0. So what is under way for the old collection can neither move the new
+cursor nor leave a stale vector behind, however the two meet, and a crash is followed by the same steps.
 """
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from services.indexer.application.signals import Signals
 from services.indexer.application.subjects import Subject
 from services.indexer.application.worker import for_each
 from services.indexer.ports import ProjectionCatalog
-from services.indexer.records import LaggingProject
+from services.indexer.records import Advance, LaggingProject, ProjectionPage
 from shared.errors import CollectionNotFoundError
 from shared.observability import metrics, tracing
 from shared.observability.logging import get_logger
@@ -45,32 +53,58 @@ class Projector:
     async def _project(self, project: LaggingProject) -> None:
         if project.vector_sequence == 0:
             await self._store.ensure_collection(project.collection, timeout=self._timeout)
-            if (await self._catalog.position(project.key)).deleted:
-                # The project was deleted, and perhaps purged, since it was listed: nobody else would drop what was just made.
+            here = await self._catalog.position(project.key)
+            if here.deleted or here.generation != project.generation:
+                # The project was deleted, or got another collection, since it was listed: nobody else would drop what was just made.
                 await self._store.drop_collection(project.collection, timeout=self._timeout)
                 return
-        position, complete_to = (int(project.vector_sequence) + 1, 0), project.vector_sequence
-        pages = 0
-        # Projects take turns; but a turn goes on until it has moved the cursor, or a very large document would never be finished.
-        while complete_to < project.embedded_sequence and (pages < _PAGES_A_TURN or complete_to == project.vector_sequence):
-            pages += 1
-            page = await self._catalog.projection_page(project, position, _CHUNKS_A_PAGE)
-            with self._tracer.start_as_current_span(
-                "projection.write", attributes={"kb.project": project.id, "kb.added": len(page.added), "kb.removed": len(page.removed)}
-            ):
-                try:
-                    if page.added:
-                        await self._store.add(project.collection, page.added, page.vectors, timeout=self._timeout)
-                    if page.removed:
-                        await self._store.delete(project.collection, page.removed, timeout=self._timeout)
-                except CollectionNotFoundError:
-                    await self._start_again(project)
+        moved, pages = False, 0
+        async with aclosing(self._pages(project)) as read:
+            async for page in read:
+                pages += 1
+                match await self._write(project, page):
+                    case Advance.SUPERSEDED:
+                        return
+                    case Advance.DONE | Advance.REBUILT:
+                        moved = True
+                # Projects take turns; but a turn goes on until it has moved the cursor, or a very large document would never be finished.
+                if moved and pages >= _PAGES_A_TURN:
                     return
-                if page.complete_to > complete_to:
-                    rebuilt = await self._catalog.advance(project, page.complete_to)
-                    self._signals.notify(project.key, *([Subject.PROJECT_LIST] if rebuilt else []))
+
+    async def _pages(self, project: LaggingProject) -> AsyncGenerator[ProjectionPage, None]:
+        """What the vector store has to learn, in order. Each page is read while the vector store works on the one before."""
+        reading = asyncio.create_task(self._catalog.projection_page(project, (int(project.vector_sequence) + 1, 0), _CHUNKS_A_PAGE))
+        try:
+            while True:
+                page = await reading
+                if page.complete_to >= int(project.embedded_sequence):
+                    yield page
+                    return
+                reading = asyncio.create_task(self._catalog.projection_page(project, page.position, _CHUNKS_A_PAGE))
+                yield page
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _write(self, project: LaggingProject, page: ProjectionPage) -> Advance | None:
+        """Writes a page, then moves the cursor if the page completes a change; None if it does not."""
+        with self._tracer.start_as_current_span(
+            "projection.write", attributes={"kb.project": project.id, "kb.added": len(page.added), "kb.removed": len(page.removed)}
+        ):
+            try:
+                if page.added:
+                    await self._store.add(project.collection, page.added, page.vectors, timeout=self._timeout)
+                if page.removed:
+                    await self._store.delete(project.collection, page.removed, timeout=self._timeout)
+            except CollectionNotFoundError:
+                await self._start_again(project)
+                return Advance.SUPERSEDED
             metrics.PROJECTOR_CHUNKS.inc(len(page.added) + len(page.removed))
-            position, complete_to = page.position, max(complete_to, page.complete_to)  # type: ignore[assignment] # both count the same sequences
+            if page.complete_to <= int(project.vector_sequence):
+                return None
+            advance = await self._catalog.advance(project, page.complete_to)
+            self._signals.notify(project.key, *([Subject.PROJECT_LIST] if advance is Advance.REBUILT else []))
+            return advance
 
     async def verify_collections(self) -> bool:
         """Looks whether the vector store holds what it was given; has what it lost written again. False: a look does it all.
@@ -93,12 +127,13 @@ class Projector:
             self._log.warning(
                 "the vector store has another number of vectors than chunks", project=project.id, vectors=count, chunks=project.chunk_count
             )
-            await self._store.drop_collection(project.collection, timeout=self._timeout)
             await self._start_again(project)
 
     async def _start_again(self, project: LaggingProject) -> None:
+        """Has everything written to a new collection, unless somebody else has had that done."""
+        if not await self._catalog.restart(project):
+            return
         self._log.warning(
-            "the vector store has lost a collection; writing it again from the catalog", project=project.id, collection=project.collection
+            "the vector store does not hold what it was given; writing it again from the catalog", project=project.id, collection=project.collection
         )
-        await self._catalog.restart(project.key)
-        self._signals.notify(project.key, Subject.PROJECT_LIST, Subject.EMBEDDED)
+        self._signals.notify(project.key, Subject.PROJECT_LIST, Subject.EMBEDDED, Subject.DELETED)

@@ -33,10 +33,8 @@ class Projects:
 
     async def page(self, size: int, token: str) -> tuple[Sequence[Project], str]:
         """A page of projects and the token of the next one, empty on the last. Raises InvalidArgumentError for a wrong token."""
-        found = await self._catalog.list_projects(tokens.page_start(token, "projects"), size + 1)
-        if len(found) <= size:
-            return found, ""
-        return found[:size], tokens.page_token(found[size - 1].id, "projects")
+        found, more = await self._catalog.list_projects(tokens.page_start(token, "projects"), size)
+        return found, tokens.page_token(found[-1].id, "projects") if more else ""
 
     async def update(
         self, project_id: ProjectId, *, etag: str, display_name: str | None, description: str | None, labels: Mapping[str, str] | None
@@ -51,3 +49,13 @@ class Projects:
         key, documents = await self._catalog.delete_project(project_id, etag=etag)
         self._signals.notify(key, Subject.PROJECT_LIST, Subject.DELETED)
         return documents
+
+    async def rebuild_vectors(self, project_id: ProjectId) -> Project:
+        """Has the project's vectors written to the vector store again; returns it as it is then. Raises NotFoundError.
+
+        Nothing is asked of the vector store here: the project gets a new, empty collection in the catalog, and the old one is noted to be
+        dropped. The projector and the janitor do the rest when the vector store can be reached, after a crash too.
+        """
+        key, project = await self._catalog.rebuild_vectors(project_id)
+        self._signals.notify(key, Subject.PROJECT_LIST, Subject.EMBEDDED, Subject.DELETED)
+        return project

@@ -11,4 +11,4 @@ class Subject(enum.Enum):
     PROJECT_LIST = enum.auto()
     COMMITTED = enum.auto()  # documents of any project
     EMBEDDED = enum.auto()  # vectors of any project
-    DELETED = enum.auto()  # a project
+    DELETED = enum.auto()  # a project, or what it had in the vector store

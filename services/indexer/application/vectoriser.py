@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Sequence
+
+import numpy as np
 
 from services.indexer.application.chunking import embedding_text
 from services.indexer.application.signals import Signals
 from services.indexer.application.subjects import Subject
 from services.indexer.application.worker import for_each
 from services.indexer.ports import ProjectionCatalog
-from services.indexer.records import LaggingProject
+from services.indexer.records import LaggingProject, UnembeddedChunk
+from shared.domain import Vectors
 from shared.errors import FailedPreconditionError
 from shared.observability import metrics, tracing
 from shared.ports import Embedder, Tokenizer
 
-# About a second's work on one core: small enough that projects take turns, large enough that the commit behind it costs nothing.
+# About half a second's work on two cores: large enough that the commit behind it costs nothing.
 _CHUNKS_A_STEP = 128
+# Two seconds' work, after which the next project has its turn.
+_STEPS_A_TURN = 4
 
 
 class Vectoriser:
@@ -29,7 +36,7 @@ class Vectoriser:
         self._tracer = tracing.get_tracer(__name__)
 
     async def step(self) -> bool:
-        """Embeds one batch of each project that has something to embed; True if there was any.
+        """Gives each project that has something to embed a turn of a few batches; True if there was any.
 
         Raises UnavailableError when the model is missing, FailedPreconditionError when a project needs another one.
         """
@@ -42,11 +49,45 @@ class Vectoriser:
             raise FailedPreconditionError(
                 f"project {project.id!r} needs the model {project.embedding_model!r}, not {self._embedder.model!r}: set KB_EMBEDDING_MODEL"
             )
-        chunks = await self._catalog.unembedded(project, _CHUNKS_A_STEP)
-        with self._tracer.start_as_current_span("projection.embed", attributes={"kb.project": project.id, "kb.chunks": len(chunks)}):
+        # The model is what takes the time, so it does not wait for the catalog: while it works on a batch, the one before is stored and the one
+        # behind is read. Batches may be stored in any order: how far the project is embedded is for the catalog to find out.
+        reading = asyncio.create_task(self._read(project, (0, 0)))
+        storing: asyncio.Task[None] | None = None
+        try:
+            for step in range(_STEPS_A_TURN):
+                chunks, texts = await reading
+                if not chunks:
+                    if step == 0:  # only deletions: the catalog has to find out that all is embedded
+                        await self._store(project, (), np.empty((0, 0), np.float32))
+                    break
+                if step + 1 < _STEPS_A_TURN:
+                    reading = asyncio.create_task(self._read(project, (chunks[-1].sequence, chunks[-1].key)))
+                vectors = await self._vectors(project, texts)
+                if storing is not None:
+                    await storing
+                storing = asyncio.create_task(self._store(project, chunks, vectors))
+            if storing is not None:
+                await storing
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, *(() if storing is None else (storing,)), return_exceptions=True)
+
+    async def _read(self, project: LaggingProject, after: tuple[int, int]) -> tuple[Sequence[UnembeddedChunk], Sequence[str]]:
+        """The next batch and the texts that its vectors are made of."""
+        chunks = await self._catalog.unembedded(project, _CHUNKS_A_STEP, after)
+        return chunks, await asyncio.to_thread(self._texts, project, chunks)
+
+    def _texts(self, project: LaggingProject, chunks: Sequence[UnembeddedChunk]) -> list[str]:
+        return [embedding_text(chunk.title, chunk.text, project.chunking, self._tokenizer) for chunk in chunks]
+
+    async def _vectors(self, project: LaggingProject, texts: Sequence[str]) -> Vectors:
+        with self._tracer.start_as_current_span("projection.embed", attributes={"kb.project": project.id, "kb.chunks": len(texts)}):
             started = time.perf_counter()
-            vectors = await self._embedder.embed([embedding_text(chunk.title, chunk.text, project.chunking, self._tokenizer) for chunk in chunks])
+            vectors = await self._embedder.embed(texts)
             metrics.EMBEDDING_DURATION.observe(time.perf_counter() - started)
-            metrics.EMBEDDING_BATCH_SIZE.observe(len(chunks))
-            await self._catalog.store_embeddings(project, [chunk.key for chunk in chunks], vectors)
+            metrics.EMBEDDING_BATCH_SIZE.observe(len(texts))
+            return vectors
+
+    async def _store(self, project: LaggingProject, chunks: Sequence[UnembeddedChunk], vectors: Vectors) -> None:
+        await self._catalog.store_embeddings(project, [chunk.key for chunk in chunks], vectors)
         self._signals.notify(project.key, Subject.EMBEDDED)

@@ -30,8 +30,10 @@ _BATCH_VECTORS = 1_000
 
 def position(connection: apsw.Connection, key: ProjectKey) -> Position:
     """Where the feed stands now."""
-    row = one(connection, "SELECT epoch, head, floor, embedded_sequence, vector_sequence, deleted FROM project WHERE key = ?", (key.value,))
-    return Position(row[0], SequenceNumber(row[1]), SequenceNumber(row[2]), VectorSequence(row[3]), VectorSequence(row[4]), bool(row[5]))
+    row = one(
+        connection, "SELECT epoch, head, floor, embedded_sequence, vector_sequence, generation, deleted FROM project WHERE key = ?", (key.value,)
+    )
+    return Position(row[0], SequenceNumber(row[1]), SequenceNumber(row[2]), VectorSequence(row[3]), VectorSequence(row[4]), row[5], bool(row[6]))
 
 
 def document_batch(connection: apsw.Connection, key: ProjectKey, after: SequenceNumber, limit: int, floor: SequenceNumber) -> DocumentBatch | None:

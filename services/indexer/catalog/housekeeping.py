@@ -15,6 +15,16 @@ def deleted_projects(connection: apsw.Connection) -> list[DeletedProject]:
     return [DeletedProject(ProjectKey(key), collection_name(ProjectId(project_id), generation, epoch)) for key, project_id, generation, epoch in rows]
 
 
+def superseded_collections(connection: apsw.Connection) -> list[str]:
+    """Collections of generations that are over, and that may still be in the vector store."""
+    return [row[0] for row in each(connection, "SELECT name FROM superseded_collection")]
+
+
+def forget_collection(connection: apsw.Connection, name: str) -> None:
+    """A superseded collection is gone from the vector store."""
+    connection.execute("DELETE FROM superseded_collection WHERE name = ?", (name,))
+
+
 def purge_documents(connection: apsw.Connection, key: ProjectKey, limit: int) -> int:
     """Removes at most `limit` documents of a deleted project with their chunks and vectors; returns how many."""
     rows = every(connection, "SELECT key FROM document WHERE project_key = ? LIMIT ?", (key.value, limit))

@@ -7,10 +7,20 @@ from collections.abc import Sequence
 import apsw
 import numpy as np
 
-from services.indexer.catalog.projects import set_state
+from services.indexer.catalog.projects import begin_rebuild, by_key, key_of, next_generation, set_state
 from services.indexer.catalog.rows import Row, each, every, first, one
-from services.indexer.records import LaggingProject, ProjectionPage, ProjectKey, UnembeddedChunk
-from shared.domain import ChunkId, ChunkingSettings, ProjectId, ProjectState, SequenceNumber, Vectors, VectorSequence
+from services.indexer.records import Advance, LaggingProject, ProjectionPage, ProjectKey, UnembeddedChunk
+from shared.domain import (
+    ChunkId,
+    ChunkingSettings,
+    Project,
+    ProjectId,
+    ProjectState,
+    SequenceNumber,
+    Vectors,
+    VectorSequence,
+    collection_name,
+)
 
 _PROJECT = (
     "SELECT key, id, generation, epoch, embedding_model, max_tokens, overlap_tokens, chunk_count, head, embedded_sequence, vector_sequence"
@@ -54,20 +64,21 @@ def total_lag(connection: apsw.Connection) -> int:
     return int(row[0] or 0)
 
 
-def unembedded(connection: apsw.Connection, project: LaggingProject, limit: int) -> list[UnembeddedChunk]:
-    """Live chunks without a vector, the oldest first."""
+def unembedded(connection: apsw.Connection, project: LaggingProject, limit: int, after: tuple[int, int]) -> list[UnembeddedChunk]:
+    """Live chunks without a vector behind a position `(sequence, chunk key)`, the oldest first."""
     rows = every(
         connection,
-        "SELECT chunk.key, chunk.document_key, chunk.start_offset, chunk.end_offset"
+        "SELECT chunk.sequence, chunk.key, chunk.document_key, chunk.start_offset, chunk.end_offset"
         " FROM chunk LEFT JOIN embedding ON embedding.chunk_key = chunk.key"
-        " WHERE chunk.project_key = ? AND chunk.sequence > ? AND chunk.live AND embedding.chunk_key IS NULL"
+        " WHERE chunk.project_key = ? AND (chunk.sequence, chunk.key) > (?, ?) AND chunk.live AND embedding.chunk_key IS NULL"
         " ORDER BY chunk.sequence, chunk.key LIMIT ?",
-        (project.key.value, project.embedded_sequence, limit),
+        (project.key.value, *max(after, (int(project.embedded_sequence) + 1, 0)), limit),
     )
-    sources = {
-        key: one(connection, "SELECT title, text FROM document WHERE key = ?", (key,)) for key in {document_key for _, document_key, _, _ in rows}
-    }
-    return [UnembeddedChunk(key, sources[document_key][0], sources[document_key][1][start:end]) for key, document_key, start, end in rows]
+    sources = {key: one(connection, "SELECT title, text FROM document WHERE key = ?", (key,)) for key in {row[2] for row in rows}}
+    return [
+        UnembeddedChunk(sequence, key, sources[document_key][0], sources[document_key][1][start:end])
+        for sequence, key, document_key, start, end in rows
+    ]
 
 
 def store_embeddings(connection: apsw.Connection, project: LaggingProject, chunk_keys: Sequence[int], vectors: Vectors) -> VectorSequence:
@@ -108,27 +119,49 @@ def projection_page(connection: apsw.Connection, project: LaggingProject, positi
     )
 
 
-def advance(connection: apsw.Connection, project: LaggingProject, sequence: SequenceNumber) -> bool:
+def advance(connection: apsw.Connection, project: LaggingProject, sequence: SequenceNumber) -> Advance:
     """Every change up to `sequence` is in the vector store: says so, and drops the chunks that were only kept to be deleted there.
 
-    Returns whether this ended a rebuild, which the project list's feed tells.
+    Nothing of that happens if the project's collection is another one by now. The end of a rebuild is told by the project list's feed.
     """
-    connection.execute(
-        "UPDATE project SET vector_sequence = max(vector_sequence, ?) WHERE key = ? AND generation = ?",
-        (sequence, project.key.value, project.generation),
-    )
-    connection.execute("DELETE FROM chunk WHERE project_key = ? AND sequence <= ? AND live = 0", (project.key.value, sequence))
-    rebuilt = first(
+    row = first(
         connection,
-        "SELECT 1 FROM project WHERE key = ? AND state = ? AND vector_sequence >= rebuild_target",
-        (project.key.value, ProjectState.REBUILDING.value),
+        "SELECT vector_sequence, state, rebuild_target FROM project WHERE key = ? AND generation = ?",
+        (project.key.value, project.generation),
     )
-    if rebuilt is not None:
+    if row is None:
+        return Advance.SUPERSEDED
+    before, state, target = row
+    connection.execute("UPDATE project SET vector_sequence = max(vector_sequence, ?) WHERE key = ?", (sequence, project.key.value))
+    # Those before were dropped when the sequence was moved there: looking at them again with every page would take the longer the more there are.
+    connection.execute(
+        "DELETE FROM chunk WHERE project_key = ? AND sequence > ? AND sequence <= ? AND live = 0", (project.key.value, before, sequence)
+    )
+    if state == ProjectState.REBUILDING.value and sequence >= target:
         set_state(connection, project.key, ProjectState.ACTIVE)
-    return rebuilt is not None
+        return Advance.REBUILT
+    return Advance.DONE
 
 
-def restart(connection: apsw.Connection, key: ProjectKey) -> None:
-    """The vector store has lost the project: everything is to be written to it again, without embedding it again."""
-    connection.execute("UPDATE project SET vector_sequence = 0, rebuild_target = vector_sequence WHERE key = ? AND vector_sequence > 0", (key.value,))
-    set_state(connection, key, ProjectState.REBUILDING)
+def restart(connection: apsw.Connection, key: ProjectKey, generation: int) -> bool:
+    """Everything is to be written to the vector store again, to a new collection, without embedding it again.
+
+    The old collection is noted to be dropped. Returns False, and changes nothing, if the project's collection is another one than that of
+    `generation` by now.
+    """
+    row = first(connection, "SELECT id, epoch FROM project WHERE key = ? AND generation = ? AND deleted = 0", (key.value, generation))
+    if row is None:
+        return False
+    connection.execute("INSERT INTO superseded_collection (name) VALUES (?)", (collection_name(ProjectId(row[0]), generation, row[1]),))
+    connection.execute("UPDATE project SET generation = ? WHERE key = ?", (next_generation(connection), key.value))
+    begin_rebuild(connection, key)
+    return True
+
+
+def rebuild(connection: apsw.Connection, project_id: ProjectId) -> tuple[ProjectKey, Project]:
+    """Restarts a project, unless it is being rebuilt; returns it as it is then. Raises NotFoundError."""
+    key = key_of(connection, project_id)
+    project = by_key(connection, key)
+    if project.state is not ProjectState.REBUILDING:
+        restart(connection, key, project.generation)
+    return key, by_key(connection, key)

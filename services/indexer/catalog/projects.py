@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import apsw
@@ -15,6 +15,7 @@ from services.indexer.records import NewProject, ProjectKey
 from shared.domain import (
     ChunkingSettings,
     Cursor,
+    KeywordSettings,
     Project,
     ProjectBatch,
     ProjectChange,
@@ -28,8 +29,11 @@ from shared.errors import AlreadyExistsError, ConflictError, NotFoundError
 
 _COLUMNS = (
     "id, display_name, description, labels, embedding_model, max_tokens, overlap_tokens, generation, epoch, head, vector_sequence, document_count,"
-    " chunk_count, state, create_time, update_time, revision"
+    " chunk_count, state, create_time, update_time, revision, keyword_language, stemming, stop_words, more_stop_words"
 )
+# A batch of the list's feed, and a page, end with the project that brings them to about this many characters of free text: 500 projects with
+# 1,000 stop words each would not fit a message.
+_BATCH_CHARACTERS = 1_000_000
 
 
 def _project(row: Row) -> Project:  # a row of _COLUMNS
@@ -50,7 +54,25 @@ def _project(row: Row) -> Project:  # a row of _COLUMNS
         create_time=clock.to_datetime(row[14]),
         update_time=clock.to_datetime(row[15]),
         etag=str(row[16]),
+        keyword=KeywordSettings(row[17], stemming=bool(row[18]), stop_words=bool(row[19]), more_stop_words=tuple(orjson.loads(row[20]))),
     )
+
+
+def _characters(row: Row) -> int:  # a row of _COLUMNS
+    """Characters of the fields that may be long: description, labels, stop words."""
+    return len(row[2]) + len(row[3]) + len(row[20])
+
+
+def _bounded(rows: Iterator[Row], limit: int, start: int = 0) -> tuple[list[Row], bool]:
+    """The first rows, at most `limit` and about 1,000,000 characters, and whether there are more. `_COLUMNS` begin at column `start`."""
+    taken: list[Row] = []
+    characters = 0
+    for row in rows:
+        if len(taken) == limit or characters >= _BATCH_CHARACTERS:
+            return taken, True
+        taken.append(row)
+        characters += _characters(row[start:])
+    return taken, False
 
 
 def new_epoch() -> str:
@@ -72,10 +94,30 @@ def rotate_epochs(connection: apsw.Connection) -> None:
     Consumers then start again, and the vectors, which have collections of the new epochs' names, are written to the vector store again.
     """
     connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (new_epoch(),))
-    for key, vector_sequence in every(connection, "SELECT key, vector_sequence FROM project WHERE deleted = 0"):
-        connection.execute("UPDATE project SET epoch = ?, vector_sequence = 0, rebuild_target = ? WHERE key = ?", (new_epoch(), vector_sequence, key))
-        if vector_sequence:
-            set_state(connection, ProjectKey(key), ProjectState.REBUILDING)
+    for (key,) in every(connection, "SELECT key FROM project WHERE deleted = 0"):
+        connection.execute("UPDATE project SET epoch = ? WHERE key = ?", (new_epoch(), key))
+        begin_rebuild(connection, ProjectKey(key))
+
+
+def begin_rebuild(connection: apsw.Connection, key: ProjectKey) -> None:
+    """Everything is to be written to the vector store again. Whoever calls this gives the project's collection another name.
+
+    The project is being rebuilt until its vectors are where they were, or where they were to be when a rebuild is under way. One without
+    vectors has nothing to rebuild.
+    """
+    connection.execute(
+        "UPDATE project SET vector_sequence = 0, rebuild_target = max(vector_sequence, iif(state = ?, rebuild_target, 0)) WHERE key = ?",
+        (ProjectState.REBUILDING.value, key.value),
+    )
+    if one(connection, "SELECT rebuild_target FROM project WHERE key = ?", (key.value,))[0]:
+        set_state(connection, key, ProjectState.REBUILDING)
+    else:
+        set_state(connection, key, ProjectState.ACTIVE)
+
+
+def next_generation(connection: apsw.Connection) -> int:
+    """A number that no collection of this catalog has had."""
+    return _advance(connection, "last_generation")
 
 
 def _advance(connection: apsw.Connection, counter: str) -> int:
@@ -102,14 +144,15 @@ def by_key(connection: apsw.Connection, key: ProjectKey) -> Project:
     return _project(one(connection, f"SELECT {_COLUMNS} FROM project WHERE key = ?", (key.value,)))  # noqa: S608 - constant columns
 
 
-def page(connection: apsw.Connection, after: str, limit: int) -> list[Project]:
-    """Projects whose ids come after `after`, in order."""
+def page(connection: apsw.Connection, after: str, limit: int) -> tuple[list[Project], bool]:
+    """Projects whose ids come after `after`, in order, at most `limit` and no more than fit a message; and whether there are more."""
     rows = each(
         connection,
-        f"SELECT {_COLUMNS} FROM project WHERE deleted = 0 AND id > ? ORDER BY id LIMIT ?",  # noqa: S608 - constant columns
-        (after, limit),
+        f"SELECT {_COLUMNS} FROM project WHERE deleted = 0 AND id > ? ORDER BY id",  # noqa: S608 - constant columns
+        (after,),
     )
-    return [_project(row) for row in rows]
+    taken, more = _bounded(rows, limit)
+    return [_project(row) for row in taken], more
 
 
 def probe(connection: apsw.Connection) -> None:
@@ -128,8 +171,9 @@ def create(connection: apsw.Connection, project: NewProject) -> Project:
         raise AlreadyExistsError(f"there is already a project {project.id!r}: choose another id, or use that one", reason="PROJECT_EXISTS")
     moment = clock.now()
     connection.execute(
-        "INSERT INTO project (id, display_name, description, labels, embedding_model, max_tokens, overlap_tokens, generation, epoch,"
-        " state, list_sequence, create_time, update_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO project (id, display_name, description, labels, embedding_model, max_tokens, overlap_tokens, keyword_language, stemming,"
+        " stop_words, more_stop_words, generation, epoch, state, list_sequence, create_time, update_time)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             project.id,
             project.display_name,
@@ -138,7 +182,11 @@ def create(connection: apsw.Connection, project: NewProject) -> Project:
             project.embedding_model,
             project.chunking.max_tokens,
             project.chunking.overlap_tokens,
-            _advance(connection, "last_generation"),
+            project.keyword.language,
+            project.keyword.stemming,
+            project.keyword.stop_words,
+            orjson.dumps(project.keyword.more_stop_words).decode(),
+            next_generation(connection),
             new_epoch(),
             ProjectState.ACTIVE.value,
             _advance(connection, "list_head"),
@@ -211,13 +259,14 @@ def list_position(connection: apsw.Connection) -> tuple[Cursor, SequenceNumber]:
 
 
 def list_batch(connection: apsw.Connection, after: SequenceNumber, limit: int) -> ProjectBatch:
-    """The changes after a sequence, at most `limit`."""
+    """The changes after a sequence, at most `limit` and no more than fit a message."""
     head, _ = list_position(connection)
-    rows = every(
+    rows = each(
         connection,
-        f"SELECT list_sequence, deleted, {_COLUMNS} FROM project WHERE list_sequence > ? ORDER BY list_sequence LIMIT ?",  # noqa: S608 - constant columns
-        (after, limit),
+        f"SELECT list_sequence, deleted, {_COLUMNS} FROM project WHERE list_sequence > ? ORDER BY list_sequence",  # noqa: S608 - constant columns
+        (after,),
     )
-    changes = [ProjectChange(SequenceNumber(row[0]), ProjectId(row[2]), None if row[1] else _project(row[2:])) for row in rows]
-    end = changes[-1].sequence if len(changes) == limit else head.sequence
+    taken, more = _bounded(rows, limit, start=2)
+    changes = [ProjectChange(SequenceNumber(row[0]), ProjectId(row[2]), None if row[1] else _project(row[2:])) for row in taken]
+    end = changes[-1].sequence if more else head.sequence
     return ProjectBatch(Range(head.epoch, after, end, head.sequence), changes)

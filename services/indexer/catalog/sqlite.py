@@ -16,6 +16,7 @@ from services.indexer.catalog.migrations import migrate
 from services.indexer.catalog.readers import Readers
 from services.indexer.catalog.writer import Writer
 from services.indexer.records import (
+    Advance,
     DeletedProject,
     LaggingProject,
     NewProject,
@@ -127,7 +128,7 @@ class SqliteCatalog:
         """See ProjectCatalog."""
         return await self._read(lambda connection: projects.get(connection, project_id))
 
-    async def list_projects(self, after: str, limit: int) -> Sequence[Project]:
+    async def list_projects(self, after: str, limit: int) -> tuple[Sequence[Project], bool]:
         """See ProjectCatalog."""
         return await self._read(lambda connection: projects.page(connection, after, limit))
 
@@ -146,6 +147,10 @@ class SqliteCatalog:
     async def delete_project(self, project_id: ProjectId, *, etag: str) -> tuple[ProjectKey, int]:
         """See ProjectCatalog."""
         return await self._write(lambda connection: projects.delete(connection, project_id, etag=etag))
+
+    async def rebuild_vectors(self, project_id: ProjectId) -> tuple[ProjectKey, Project]:
+        """See ProjectCatalog."""
+        return await self._write(lambda connection: projection.rebuild(connection, project_id))
 
     # --- documents
 
@@ -241,9 +246,9 @@ class SqliteCatalog:
         """See ProjectionCatalog."""
         return await self._read(projection.total_lag)
 
-    async def unembedded(self, project: LaggingProject, limit: int) -> Sequence[UnembeddedChunk]:
+    async def unembedded(self, project: LaggingProject, limit: int, after: tuple[int, int] = (0, 0)) -> Sequence[UnembeddedChunk]:
         """See ProjectionCatalog."""
-        return await self._read(lambda connection: projection.unembedded(connection, project, limit))
+        return await self._read(lambda connection: projection.unembedded(connection, project, limit, after))
 
     async def store_embeddings(self, project: LaggingProject, chunk_keys: Sequence[int], vectors: Vectors) -> VectorSequence:
         """See ProjectionCatalog."""
@@ -253,19 +258,27 @@ class SqliteCatalog:
         """See ProjectionCatalog."""
         return await self._read(lambda connection: projection.projection_page(connection, project, position, limit))
 
-    async def advance(self, project: LaggingProject, sequence: SequenceNumber) -> bool:
+    async def advance(self, project: LaggingProject, sequence: SequenceNumber) -> Advance:
         """See ProjectionCatalog."""
         return await self._write(lambda connection: projection.advance(connection, project, sequence))
 
-    async def restart(self, key: ProjectKey) -> None:
+    async def restart(self, project: LaggingProject) -> bool:
         """See ProjectionCatalog."""
-        await self._write(lambda connection: projection.restart(connection, key))
+        return await self._write(lambda connection: projection.restart(connection, project.key, project.generation))
 
     # --- housekeeping
 
     async def deleted_projects(self) -> Sequence[DeletedProject]:
         """See HousekeepingCatalog."""
         return await self._read(housekeeping.deleted_projects)
+
+    async def superseded_collections(self) -> Sequence[str]:
+        """See HousekeepingCatalog."""
+        return await self._read(housekeeping.superseded_collections)
+
+    async def forget_collection(self, name: str) -> None:
+        """See HousekeepingCatalog."""
+        await self._write(lambda connection: housekeeping.forget_collection(connection, name))
 
     async def purge_documents(self, key: ProjectKey, limit: int) -> int:
         """See HousekeepingCatalog."""

@@ -62,6 +62,12 @@ def project(value: Project) -> project_pb2.Project:
         update_time=timestamp(value.update_time),
         etag=value.etag,
         generation=value.generation,
+        keyword=project_pb2.KeywordSettings(
+            language=value.keyword.language,
+            stemming=value.keyword.stemming,
+            stop_words=value.keyword.stop_words,
+            more_stop_words=value.keyword.more_stop_words,
+        ),
     )
 
 

@@ -48,3 +48,8 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
         """See the proto."""
         project_id = bound_project(request.project_id)
         return pb.DeleteProjectResponse(deleted_documents=await self._projects.delete(project_id, etag=request.etag))
+
+    async def RebuildVectors(self, request: pb.RebuildVectorsRequest, context: Context) -> pb.RebuildVectorsResponse:
+        """See the proto."""
+        project_id = bound_project(request.project_id)
+        return pb.RebuildVectorsResponse(project=convert.project(await self._projects.rebuild_vectors(project_id)))

@@ -8,7 +8,7 @@ import uuid
 
 from services.indexer.application.ingest import Candidate
 from services.indexer.records import NewProject
-from shared.domain import ChunkingSettings, DocumentId, DocumentInput, ProjectId
+from shared.domain import LANGUAGES, ChunkingSettings, DocumentId, DocumentInput, KeywordSettings, ProjectId
 from shared.errors import FieldViolation, InvalidArgumentError
 from shared.gen.knowledgebeast.indexer.v1 import indexer_pb2, project_pb2
 from shared.rpc.convert import metadata_from_struct
@@ -23,6 +23,8 @@ _MIN_CHUNK_TOKENS = 32
 _DEFAULT_OVERLAP_TOKENS = 32
 _MAX_LABELS = 32
 _MAX_LABEL_CHARACTERS = 63
+_MAX_STOP_WORDS = 1_000
+_MAX_STOP_WORD_CHARACTERS = 50
 
 _PROJECT_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -117,6 +119,36 @@ def _texts(message: project_pb2.Project, violations: list[FieldViolation]) -> No
             violations.append(FieldViolation(f"project.{field}", f"must have at most {limit:,} characters"))
 
 
+def _keyword(message: project_pb2.KeywordSettings, violations: list[FieldViolation]) -> KeywordSettings:
+    """What is not set has its default. A word that is named twice is kept once."""
+    defaults = KeywordSettings()
+    field = "project.keyword"
+    language = message.language or defaults.language
+    if language not in LANGUAGES:
+        violations.append(FieldViolation(f"{field}.language", f"must be one of {', '.join(LANGUAGES)}"))
+    words = tuple(dict.fromkeys(message.more_stop_words))
+    if len(message.more_stop_words) > _MAX_STOP_WORDS:
+        violations.append(
+            FieldViolation(f"{field}.more_stop_words", f"must have at most {_MAX_STOP_WORDS:,} words; this has {len(message.more_stop_words):,}")
+        )
+    else:
+        wrong = (place for place, word in enumerate(message.more_stop_words) if not _is_stop_word(word))
+        if (place := next(wrong, None)) is not None:
+            violations.append(
+                FieldViolation(f"{field}.more_stop_words[{place}]", f"must have 1 to {_MAX_STOP_WORD_CHARACTERS} characters, none of them whitespace")
+            )
+    return KeywordSettings(
+        language,
+        stemming=message.stemming if message.HasField("stemming") else defaults.stemming,
+        stop_words=message.stop_words if message.HasField("stop_words") else defaults.stop_words,
+        more_stop_words=words,
+    )
+
+
+def _is_stop_word(word: str) -> bool:
+    return 1 <= len(word) <= _MAX_STOP_WORD_CHARACTERS and not any(character.isspace() for character in word)
+
+
 def new_project(message: project_pb2.Project, *, model: str, model_tokens: int) -> NewProject:
     """A project to create; `model` is the service's embedding model, which reads `model_tokens` tokens. Raises InvalidArgumentError."""
     violations: list[FieldViolation] = []
@@ -132,6 +164,7 @@ def new_project(message: project_pb2.Project, *, model: str, model_tokens: int) 
     overlap = message.chunking.overlap_tokens if message.chunking.HasField("overlap_tokens") else min(_DEFAULT_OVERLAP_TOKENS, tokens // 2)
     if not 0 <= overlap <= tokens // 2:
         violations.append(FieldViolation("project.chunking.overlap_tokens", f"must be 0 to {tokens // 2}, half of max_tokens"))
+    keyword = _keyword(message.keyword, violations)
     identifier = ProjectId(message.id)
     try:
         identifier = project_id(message.id, "project.id")
@@ -145,6 +178,7 @@ def new_project(message: project_pb2.Project, *, model: str, model_tokens: int) 
         labels,
         model,
         ChunkingSettings(max_tokens=tokens, overlap_tokens=overlap),
+        keyword,
     )
 
 

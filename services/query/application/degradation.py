@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from services.query.application.query import Degradation, DegradationReason
 from shared.errors import UnavailableError
 from shared.observability import metrics
+from shared.search import Degradation, DegradationReason
 
 
 class Outages:
@@ -34,6 +35,10 @@ class Degradations:
     def add(self, reason: DegradationReason, component: str, message: str, *, since: datetime | None = None) -> None:
         """Notes that something is missing; `since` if it is known better than by the component's first failure."""
         self._found.append(Degradation(reason, component, message, since or self._outages.failed(component)))
+
+    def extend(self, others: Iterable[Degradation]) -> None:
+        """Takes over what was noted elsewhere."""
+        self._found.extend(others)
 
     @property
     def found(self) -> tuple[Degradation, ...]:

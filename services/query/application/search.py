@@ -1,225 +1,159 @@
-"""The search: wait for the asked freshness, run the legs side by side, fuse, read the hits, say what is missing."""
+"""The search: let the asked freshness come, look whether the answer is known, run the legs side by side, rank, and make a page of hits."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
+from services.query.application import pages
+from services.query.application.assembly import Assembler, Page
+from services.query.application.batch import BatchEmbedder
 from services.query.application.degradation import Degradations, Outages
-from services.query.application.fusion import Ranking, fuse
-from services.query.application.query import Answer, DegradationReason, Freshness, Hit, LegScore, Mode, Query, Timings
-from services.query.application.vector_leg import VectorCandidates, VectorLeg
+from services.query.application.flights import Flights
+from services.query.application.freshness import FreshnessGate, freshness_of
+from services.query.application.legs import Budgets, Found, Legs
+from services.query.application.query import Query
+from services.query.application.ranking import Ranked, rank
+from services.query.application.reranking import RerankingStep
+from services.query.application.results import ResultCache, ResultKey
+from services.query.application.stopwatch import Stopwatch
+from services.query.application.vector_leg import VectorLeg
 from services.query.ports import FeedState, SearchIndex
-from services.query.replica.model import Pks, ReplicaHit, ReplicaProject
-from shared import consistency
-from shared.domain import Cursor, ProjectId, SequenceNumber, Vector, VectorSequence
-from shared.errors import DeadlineExceededError, NotFoundError, UnavailableError
+from services.query.replica.model import ReplicaProject
 from shared.observability import metrics, tracing
-from shared.ports import Embedder, VectorReader
+from shared.ports import Embedder, Reranker, VectorReader
 from shared.resilience.deadline import Deadline
+from shared.search import SearchAnswer, SearchMode
 
-# Fusing fewer candidates a leg costs recall (measured on Cranfield: Recall@100 falls from .792 to .750 with 50).
-_MIN_CANDIDATES = 100
-# The share of the time that waiting for late vectors may take: what is left must do for the search itself.
-_VECTOR_WAIT_SHARE = 0.5
-# The list of projects reaches a replica within milliseconds; this is for a busy machine.
-_UNKNOWN_EPOCH_SECONDS = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Budgets:
-    """Seconds that parts of a search get at most."""
-
-    embed: float
-    vector: float
-
-
-@dataclass(slots=True)
-class _Legs:
-    """What the legs found."""
-
-    vector: VectorCandidates | None = None
-    keyword: Ranking = ()
+# Searches of one batch that run at a time: more would only wait for the same cores.
+_BATCH_CONCURRENCY = 8
 
 
 class Search:
-    """Answers searches."""
+    """Answers searches.
 
-    def __init__(self, index: SearchIndex, store: VectorReader, embedder: Embedder, feed: FeedState, budgets: Budgets) -> None:
+    Args:
+        index: the replica.
+        store: the vector store.
+        embedder: of queries.
+        feed: what is known of the indexer.
+        budgets: seconds that parts of a search get.
+        results: answers that are kept.
+        reranker: None if there is none.
+        outages: shared with the other use cases, so that all say since when.
+    """
+
+    def __init__(
+        self,
+        index: SearchIndex,
+        store: VectorReader,
+        embedder: Embedder,
+        feed: FeedState,
+        budgets: Budgets,
+        results: ResultCache[ResultKey, SearchAnswer],
+        *,
+        reranker: Reranker | None = None,
+        outages: Outages | None = None,
+    ) -> None:
+        self._outages = outages or Outages()
+        self._gate = FreshnessGate(index, feed, self._outages)
         self._index = index
         self._embedder = embedder
-        self._feed = feed
         self._budgets = budgets
-        self._outages = Outages()
-        self._vector_leg = VectorLeg(index, store, self._outages)
+        self._legs = Legs(index, VectorLeg(index, store, self._outages), budgets, self._outages)
+        self._reranking = RerankingStep(index, reranker, self._outages, budgets.rerank)
+        self._assembler = Assembler(index)
+        self._results = results
+        self._flights: Flights[ResultKey, SearchAnswer] = Flights()
         self._tracer = tracing.get_tracer(__name__)
 
-    async def run(self, query: Query, deadline: Deadline) -> Answer:
+    async def run(self, query: Query, deadline: Deadline) -> SearchAnswer:
         """Answers one search.
 
-        Raises NotFoundError (no such project), FailedPreconditionError (a token of an earlier incarnation), DeadlineExceededError (the asked
-        freshness did not come in time), UnavailableError (something is missing and the query allows no degraded answer).
+        Raises NotFoundError (no such project), FailedPreconditionError (a token of an earlier incarnation; no reranker), InvalidArgumentError (a
+        page token of another search), ConflictError (the pages before would be other ones now), DeadlineExceededError (the asked freshness did
+        not come in time), UnavailableError (something is missing and the query allows no degraded answer).
         """
-        started = time.perf_counter()
-        timings = Timings()
-        degradations = Degradations(self._outages)
+        return await self._run(query, self._embedder, deadline)
+
+    async def run_batch(self, queries: Sequence[Query], deadline: Deadline) -> AsyncGenerator[tuple[int, SearchAnswer | Exception], None]:
+        """Answers several searches, whose queries are embedded together: (position, answer or what went wrong), each as soon as it is there."""
+        embedder = BatchEmbedder(self._embedder, [query.text for query in queries if query.mode is not SearchMode.KEYWORD])
+        gate = asyncio.Semaphore(_BATCH_CONCURRENCY)
+
+        async def answer(position: int, query: Query) -> tuple[int, SearchAnswer | Exception]:
+            async with gate:
+                try:
+                    return position, await self._run(query, embedder, deadline)
+                except Exception as error:  # noqa: BLE001 - one search's failure, of whatever kind, is its own
+                    return position, error
+
+        tasks = [asyncio.create_task(answer(position, query)) for position, query in enumerate(queries)]
+        try:
+            for next_done in asyncio.as_completed(tasks):
+                yield await next_done
+        finally:
+            for task in tasks:
+                task.cancel()
+            embedder.close()
+
+    async def _run(self, query: Query, embedder: Embedder, deadline: Deadline) -> SearchAnswer:
+        watch, degradations = Stopwatch(), Degradations(self._outages)
+        pages.decode(query)  # refused before any work is done
+        self._reranking.require(query)
         with self._tracer.start_as_current_span(
-            "HybridQueryEngine.search_hybrid", attributes={"kb.mode": query.mode.value, "kb.alpha": query.alpha, "kb.top_k": query.top_k}
+            "HybridQueryEngine.search_hybrid",
+            attributes={"kb.mode": query.mode.value, "kb.alpha": query.vector_weight, "kb.top_k": query.top_k, "kb.candidates": query.window},
         ) as span:
-            project = await self._await_freshness(query, deadline, degradations, timings)
-            self._check_feed(query, degradations)
-            legs = await self._run_legs(query, project, deadline, degradations, timings)
+            by_meaning = query.mode is not SearchMode.KEYWORD
+            project = await self._gate.enter(query.project_id, query.fresh_as, deadline, degradations, watch, vectors=by_meaning)
+            answer = await self._obtain(query, project, embedder, deadline)
+            degradations.extend(answer.degradations)
             if not query.allow_degraded:
                 degradations.refuse()
-            with _timed(timings, "assemble"):
-                hits = await asyncio.to_thread(self._assemble, query, legs)
-            span.set_attribute("kb.degraded", bool(degradations.found))
-        timings.total = time.perf_counter() - started
-        metrics.QUERY_DURATION.labels(query.mode.value, "true" if degradations.found else "false").observe(timings.total)
+            span.set_attributes({"kb.degraded": bool(degradations.found), "kb.cached": answer.cached})
+        spent = watch.read()
+        metrics.QUERY_DURATION.labels(query.mode.value, "true" if degradations.found else "false").observe(spent.total)
         degradations.count()
-        return Answer(hits, query.mode, degradations.found, _freshness(project, legs.vector), timings)
+        return replace(
+            answer,
+            degradations=degradations.found,
+            freshness=replace(answer.freshness, head=project.head, contact_time=project.contact_time),
+            timings=spent if answer.cached else replace(answer.timings, total=spent.total, wait=spent.wait),
+        )
 
-    async def _await_freshness(self, query: Query, deadline: Deadline, degradations: Degradations, timings: Timings) -> ReplicaProject:
-        """The project, once it is as fresh as the query asks."""
-        wanted = query.fresh_as
-        if wanted is None:
-            return self._index.project(query.project_id)
-        with _timed(timings, "wait"):
-            # A token proves that the project existed: this replica may have yet to hear of it.
-            fresh = await self._index.wait_for_documents(query.project_id, wanted, self._patience(query.project_id, wanted, deadline))
-            here = self._index.project(query.project_id)
-            consistency.require_epoch(wanted, here.project.epoch)
-            if not fresh:
-                reached = here.documents_cursor.sequence if here.documents_cursor else 0
-                raise DeadlineExceededError(
-                    f"this replica has applied change {reached}, the token asks for {wanted.sequence}: retry with a longer deadline",
-                    reason="NOT_FRESH_ENOUGH",
-                )
-            late = query.mode is not Mode.KEYWORD and not await self._index.wait_for_vectors(
-                query.project_id, wanted, deadline.within(deadline.remaining() * _VECTOR_WAIT_SHARE)
-            )
-        if late:
-            degradations.add(
-                DegradationReason.VECTORS_STALE, "projector", "the vectors of the latest writes are not there yet: those are found by keyword alone"
-            )
-        elif query.mode is not Mode.KEYWORD:
-            self._outages.worked("projector")
-        return self._index.project(query.project_id)
-
-    def _patience(self, project_id: ProjectId, wanted: Cursor, deadline: Deadline) -> Deadline:
-        """How long a token is waited for. One of an epoch that is not known here is either very new or of no use any more."""
-        try:
-            known = self._index.project(project_id).project.epoch == wanted.epoch
-        except NotFoundError:
-            known = False
-        return deadline if known else deadline.within(_UNKNOWN_EPOCH_SECONDS)
-
-    def _check_feed(self, query: Query, degradations: Degradations) -> None:
-        stale_since = self._feed.stale_since(query.project_id)
-        if stale_since is not None:
-            degradations.add(
-                DegradationReason.REPLICA_STALE,
-                "change_feed",
-                "the indexer has not been heard of: later writes may be missing",
-                since=datetime.fromtimestamp(stale_since, UTC),
-            )
-
-    async def _run_legs(self, query: Query, project: ReplicaProject, deadline: Deadline, degradations: Degradations, timings: Timings) -> _Legs:
-        """Runs the legs that the mode asks for, side by side; the keyword leg also where the vector leg has failed altogether."""
-        allowed = None if query.filter is None else await asyncio.to_thread(self._index.allowed, query.project_id, query.filter)
-        limit = max(_MIN_CANDIDATES, query.top_k)
-        if query.mode is Mode.KEYWORD:
-            return _Legs(keyword=await self._keyword(query, limit, allowed, timings))
-        vector = self._vector(query, project, limit, allowed, deadline, degradations, timings)
-        if query.mode is Mode.HYBRID:
-            # gather, not a TaskGroup, because what a leg raises is for the client: it must not come wrapped in a group.
-            return _Legs(*await asyncio.gather(vector, self._keyword(query, limit, allowed, timings)))
-        legs = _Legs(await vector)
-        if legs.vector is None:
-            legs.keyword = await self._keyword(query, limit, allowed, timings)
-        return legs
-
-    async def _keyword(self, query: Query, limit: int, allowed: Pks | None, timings: Timings) -> Ranking:
-        with _timed(timings, "keyword"), metrics.KEYWORD_SEARCH_DURATION.time():
-            return await asyncio.to_thread(self._index.keyword, query.project_id, query.text, limit, allowed)
-
-    async def _vector(
-        self, query: Query, project: ReplicaProject, limit: int, allowed: Pks | None, deadline: Deadline, degradations: Degradations, timings: Timings
-    ) -> VectorCandidates | None:
-        with _timed(timings, "embed"):
-            vector = await self._embed(query, deadline, degradations)
-        if vector is None:
-            return None
-        with _timed(timings, "vector"), metrics.VECTOR_SEARCH_DURATION.time():
-            return await self._vector_leg.search(project, vector, limit, allowed, deadline.within(self._budgets.vector), degradations)
-
-    async def _embed(self, query: Query, deadline: Deadline, degradations: Degradations) -> Vector | None:
-        """The query's vector; None, and noted as missing, if it cannot be had in time."""
-        try:
-            async with asyncio.timeout(deadline.within(self._budgets.embed).remaining()):
-                vectors = await self._embedder.embed([query.text])
-        except (UnavailableError, TimeoutError):
-            degradations.add(
-                DegradationReason.EMBEDDING_UNAVAILABLE, "embedding_model", "the query could not be embedded; these are keyword hits alone"
-            )
-            return None
-        self._outages.worked("embedding_model")
-        vector: Vector = vectors[0]
-        return vector
-
-    def _assemble(self, query: Query, legs: _Legs) -> Sequence[Hit]:
-        """Fuses the legs and reads the best hits. Blocks for about a millisecond."""
-        vector = legs.vector.ranking if legs.vector else ()
-        if query.mode is Mode.HYBRID and legs.vector is not None:
-            ranked = fuse(query.fusion, vector, legs.keyword, query.alpha)
+    async def _obtain(self, query: Query, project: ReplicaProject, embedder: Embedder, deadline: Deadline) -> SearchAnswer:
+        """What is kept of an equal search of this state of the project, or else computed."""
+        key = ResultKey.of(project, replace(query, fresh_as=None, allow_degraded=True))
+        kept = self._results.get(key)
+        if kept is not None:
+            return replace(kept, cached=True)
+        if deadline.remaining() < self._patience(query):
+            # In a hurry: parts may be left out that another caller has the time for, so the work is not shared.
+            answer = await self._compute(query, project, embedder, deadline)
         else:
-            ranked = list(vector if legs.vector is not None else legs.keyword)
-        scores = dict(_with_ties(ranked, query.top_k))
-        found = self._index.hydrate(query.project_id, list(scores))
-        # Equal scores go by chunk id, which is the same in every replica; keys are not.
-        best = sorted(found, key=lambda hit: (-scores[hit.pk], hit.chunk.id))[: query.top_k]
-        by_vector, by_keyword = _leg_scores(vector), _leg_scores(legs.keyword)
-        return [_hit(hit, scores[hit.pk], by_vector.get(hit.pk), by_keyword.get(hit.pk)) for hit in best]
+            answer, _ = await self._flights.run(key, lambda: self._compute(query, project, embedder, deadline))
+        self._results.put(key, answer)
+        return answer
 
+    def _patience(self, query: Query) -> float:
+        """Seconds that the parts of a search may take together; with that much time the deadline does not matter to it."""
+        return self._budgets.embed + self._budgets.vector + (self._budgets.rerank if query.reranking else 0.0)
 
-def _with_ties(ranked: Sequence[tuple[int, float]], top_k: int) -> Sequence[tuple[int, float]]:
-    """The first `top_k`, and what has the same score as the last of them."""
-    end = top_k
-    while end < len(ranked) and ranked[end][1] == ranked[end - 1][1]:
-        end += 1
-    return ranked[:end]
+    async def _compute(self, query: Query, project: ReplicaProject, embedder: Embedder, deadline: Deadline) -> SearchAnswer:
+        """The answer as far as it does not depend on who asks when."""
+        watch, degradations = Stopwatch(), Degradations(self._outages)
+        found = await self._legs.run(query, project, embedder, deadline, degradations, watch)
+        ranked = None
+        if query.reranking is not None:
+            with watch.stage("assemble"):
+                ranked = await asyncio.to_thread(rank, self._index, query.project_id, found.fused)
+            ranked = await self._reranking.apply(query, ranked, deadline, degradations, watch)
+        with watch.stage("assemble"):
+            page = await asyncio.to_thread(self._page, query, found, ranked, degradations)
+        freshness = freshness_of(project, from_replica=found.from_replica)
+        return SearchAnswer(page.hits, query.mode, degradations.found, freshness, watch.read(), page.next_page_token)
 
-
-def _leg_scores(ranking: Ranking) -> Mapping[int, LegScore]:
-    return {pk: LegScore(rank, score) for rank, (pk, score) in enumerate(ranking, 1)}
-
-
-def _hit(found: ReplicaHit, score: float, vector: LegScore | None, keyword: LegScore | None) -> Hit:
-    return Hit(found.document_id, found.title, found.metadata, found.chunk, score, vector, keyword)
-
-
-def _freshness(project: ReplicaProject, vector: VectorCandidates | None) -> Freshness:
-    """How fresh the answer is. Of vectors: what the side that was searched had."""
-    cursor = project.documents_cursor
-    own = project.vectors_cursor.sequence if project.vectors_cursor else 0
-    return Freshness(
-        epoch=project.project.epoch,
-        sequence=cursor.sequence if cursor else SequenceNumber(0),
-        vector_sequence=VectorSequence(own if vector is not None and vector.from_replica else project.vector_sequence),
-        head=project.head,
-        contact_time=project.contact_time,
-    )
-
-
-@contextlib.contextmanager
-def _timed(timings: Timings, stage: str) -> Iterator[None]:
-    """Notes how long a stage of the search took."""
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        setattr(timings, stage, time.perf_counter() - started)
+    def _page(self, query: Query, found: Found, ranked: Ranked | None, degradations: Degradations) -> Page:
+        return self._assembler.page(query, ranked or rank(self._index, query.project_id, found.fused), degradations)

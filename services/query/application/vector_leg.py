@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from services.query.application.degradation import Degradations, Outages
 from services.query.application.fusion import Ranking
-from services.query.application.query import DegradationReason
 from services.query.ports import SearchIndex
 from services.query.replica.model import Pks, ReplicaProject
 from shared.domain import ProjectState, Vector
@@ -22,6 +21,7 @@ from shared.errors import CircuitOpenError, CollectionNotFoundError, VectorStore
 from shared.observability import tracing
 from shared.ports import ScoredChunk, VectorReader
 from shared.resilience.deadline import Deadline
+from shared.search import DegradationReason
 
 # Stale vectors (of chunks that were replaced and are not deleted yet) take places among the candidates: ask for a few more.
 _SLACK = 1.2

@@ -25,11 +25,25 @@ from services.query.replica.database import Database
 from services.query.replica.documents import Delta
 from services.query.replica.errors import FeedGapError
 from services.query.replica.keyword import KeywordIndex
+from services.query.replica.languages import stem_language
+from services.query.replica.metadata import MetadataIndex
 from services.query.replica.model import Pks
-from services.query.replica.projects import ProjectRow, delete_project, insert_project, save_project
+from services.query.replica.projects import ProjectRow, delete_project, insert_project, load_projects, save_project
 from services.query.replica.state import ProjectState
 from services.query.replica.vectors import Prepared, ProjectVectors
-from shared.domain import Cursor, DocumentBatch, FeedStream, Heartbeat, Project, Range, Reset, SequenceNumber, VectorBatch, Vectors
+from shared.domain import (
+    Cursor,
+    DocumentBatch,
+    FeedStream,
+    Heartbeat,
+    KeywordSettings,
+    Project,
+    Range,
+    Reset,
+    SequenceNumber,
+    VectorBatch,
+    Vectors,
+)
 from shared.errors import CorruptionError
 from shared.observability.logging import get_logger
 
@@ -55,10 +69,13 @@ class Applier:
         self._folder = folder
         self._vectors_max = vectors_max
         self._step = step
+        self._settings: dict[int, KeywordSettings] = {}
         self.lock = threading.Lock()
 
     def recover(self) -> None:
         """Brings the keyword index to what the chunks say, whatever a crash left."""
+        with self._database.reader() as connection:
+            self._settings = {row.key: row.project.keyword for row in load_projects(connection)}
         self._index_pending()
         with self._database.reader() as connection:
             expected = rows.count_chunks(connection)
@@ -73,7 +90,7 @@ class Applier:
 
     def load(self, row: ProjectRow) -> ProjectState:
         """The state of a stored project. Vectors that are damaged, unwanted or wanted again are asked for from the beginning."""
-        state = ProjectState(row, keep_vectors=self._vectors_max > 0)
+        state = ProjectState(row, keep_vectors=self._vectors_max > 0, metadata=self.read_metadata(row.key))
         with self._database.reader() as connection:
             pks, slots = rows.vector_slots(connection, row.key)
             chunks = rows.counts(connection, row.key).chunks if row.vectors_dropped else 0
@@ -94,13 +111,24 @@ class Applier:
         """Adds a project without content."""
         with self._database.transaction() as connection:
             row = insert_project(connection, project)
-        return ProjectState(row, keep_vectors=self._vectors_max > 0)
+        self._settings[row.key] = project.keyword
+        return ProjectState(row, keep_vectors=self._vectors_max > 0, metadata=MetadataIndex((), ()))
 
     def update(self, state: ProjectState, project: Project) -> None:
         """New settings of a project that is still the same incarnation."""
         row = state.row
         vectors = project.vector_sequence if project.generation != row.project.generation else max(row.vector_sequence, project.vector_sequence)
+        reindex = stem_language(row.project.keyword) != stem_language(project.keyword)
+        self._settings[row.key] = project.keyword
+        if reindex:
+            with self._database.transaction() as connection:
+                rows.pend_project(connection, row.key)
         self._save(state, replace(row, project=project, head=max(row.head, project.head), vector_sequence=vectors))
+        if reindex:
+            self._index_pending()
+            with self._database.transaction() as connection:
+                rows.clear_pending(connection)
+        state.changed()
 
     def drop(self, state: ProjectState) -> None:
         """Removes a project with everything of it."""
@@ -111,6 +139,7 @@ class Applier:
         self._index_pending()
         with self._database.transaction() as connection:
             rows.clear_pending(connection)
+        del self._settings[state.row.key]
         self._vectors_path(state.row).unlink(missing_ok=True)
 
     def reset(self, state: ProjectState, event: Reset) -> None:
@@ -119,32 +148,35 @@ class Applier:
         if event.stream is FeedStream.VECTORS:
             self._restart_vectors(state, start)
         elif event.stream is FeedStream.DOCUMENTS:
+            with self._database.transaction() as connection:
+                rows.delete_all(connection, state.row.key)
+                # No cursors until the index is empty too.
+                save_project(connection, row := replace(state.row, documents=None, vectors=None))
             with state.lock:
-                with self._database.transaction() as connection:
-                    rows.delete_all(connection, state.row.key)
-                    # No cursors until the index is empty too.
-                    save_project(connection, row := replace(state.row, documents=None, vectors=None))
-                state.row, state.metadata, state.version = row, None, state.version + 1
+                state.row, state.metadata, state.selection = row, MetadataIndex((), ()), state.selection + 1
             self._step("documents dropped")
             self._index_pending()
             self._restart_vectors(state, start)
             self._finish(state, replace(state.row, documents=start, head=SequenceNumber(0)))
+            state.changed()
         state.contact_time = datetime.now(UTC)
 
     def documents(self, state: ProjectState, batch: DocumentBatch) -> None:
         """Applies changes of documents. Raises FeedGapError."""
         _check(batch.range, state.row.documents, "documents")
-        with state.lock:
-            metadata, state.metadata = state.metadata, None
+        metadata = state.metadata
+        try:
             with self._database.transaction() as connection:
                 delta = rows.apply_changes(connection, state.row.key, batch.changes)
-            self._follow(state, delta)
-            if metadata is not None:
-                metadata.apply(delta)
-                state.metadata = None if metadata.worn else metadata
-            state.version += 1
+            self._follow(state, delta, metadata)
+        except BaseException:
+            with state.lock:  # what was committed is not known
+                state.metadata, state.selection = None, state.selection + 1
+            raise
+        state.changed()
         self._step("documents stored")
         self._index_pending({chunk for chunk, _ in delta.chunks})
+        state.changed()
         self._step("documents indexed")
         self._finish(state, replace(state.row, documents=Cursor(batch.range.epoch, batch.range.end), head=max(state.row.head, batch.range.head)))
         self._step("documents finished")
@@ -176,13 +208,17 @@ class Applier:
         self._step("vectors flushed")
         self._save(state, row, prepared)
         state.vectors.publish(prepared)
+        state.changed()
         self._step("vectors finished")
 
     def heartbeat(self, state: ProjectState, event: Heartbeat) -> None:
         """Notes how far the indexer is; kept in memory until the next write. Raises FeedGapError when it is of another epoch."""
         if state.row.documents is None or state.row.documents.epoch != event.epoch:
             raise FeedGapError("the feed is of another epoch than the copy")
+        further = event.vector_sequence != state.row.vector_sequence
         state.row = replace(state.row, head=event.head, vector_sequence=event.vector_sequence)
+        if further:
+            state.changed()
         state.contact_time = datetime.now(UTC)
 
     def save(self, states: Iterable[ProjectState]) -> None:
@@ -198,9 +234,24 @@ class Applier:
             if path not in wanted:
                 path.unlink()
 
-    def _follow(self, state: ProjectState, delta: Delta) -> None:
+    def _follow(self, state: ProjectState, delta: Delta, metadata: MetadataIndex | None) -> None:
+        """Brings what is held in memory to what was committed; `metadata` is as it was before the transaction."""
         if state.vectors is not None and delta.removed_chunks:
             state.vectors.remove(np.array(delta.removed_chunks, dtype=np.int64))
+        with state.lock:
+            # An index that a search has made meanwhile may have the changes or not.
+            if following := metadata is not None and state.metadata is metadata:
+                metadata.apply(delta)
+            state.selection += 1
+        if metadata is None or not following or metadata.worn:  # read beside the old one, which answers until then
+            fresh = self.read_metadata(state.row.key)
+            with state.lock:
+                state.metadata, state.selection = fresh, state.selection + 1
+
+    def read_metadata(self, key: int) -> MetadataIndex:
+        """The metadata of a project's documents as they are stored. May be called by any thread."""
+        with self._database.reader() as connection:
+            return MetadataIndex(rows.all_metadata(connection, key), rows.all_chunks(connection, key))
 
     def _index_pending(self, fresh: AbstractSet[int] = frozenset()) -> None:
         """Makes the noted entries of the keyword index again. Repeating it changes nothing.
@@ -217,7 +268,7 @@ class Applier:
                     self._index.delete([pk for _, pk, _, _ in block if pk not in fresh])
                     for project, pk, title, text in block:
                         if text is not None:
-                            self._index.add(project, pk, title or "", text)
+                            self._index.add(project, pk, title or "", text, self._settings[project])
             self._index.commit()
         except BaseException:
             self._index.rollback()
@@ -252,6 +303,7 @@ class Applier:
             rows.forget_vector_slots(connection, row.key)
             save_project(connection, row)
         state.row, state.vectors = row, None
+        state.changed()
         old.unlink(missing_ok=True)
 
     def _vectors_path(self, row: ProjectRow) -> Path:

@@ -154,6 +154,11 @@ def pend_everything(connection: apsw.Connection) -> None:
     connection.execute("INSERT INTO index_pending SELECT project, pk FROM chunk")
 
 
+def pend_project(connection: apsw.Connection, project: int) -> None:
+    """Notes that every chunk of a project must be indexed again."""
+    connection.execute("INSERT OR IGNORE INTO index_pending SELECT project, pk FROM chunk WHERE project = ?", (project,))
+
+
 def clear_pending(connection: apsw.Connection) -> None:
     """Notes that the keyword index is as the chunks are."""
     connection.execute("DELETE FROM index_pending")
@@ -175,6 +180,21 @@ def resolve(connection: apsw.Connection, project: int, chunk_ids: Sequence[Chunk
     """The keys of those chunks that are current."""
     sql = "SELECT id, pk FROM chunk WHERE project = ? AND id IN (SELECT value FROM json_each(?))"
     return {ChunkId(identifier): pk for identifier, pk in connection.execute(sql, (project, orjson.dumps(chunk_ids).decode()))}
+
+
+def chunk_ids(connection: apsw.Connection, project: int, pks: Sequence[int]) -> dict[int, ChunkId]:
+    """The ids of those chunks that are current, by key."""
+    sql = "SELECT pk, id FROM chunk WHERE pk IN (SELECT value FROM json_each(?)) AND +project = ?"
+    return {pk: ChunkId(identifier) for pk, identifier in connection.execute(sql, (orjson.dumps(pks).decode(), project))}
+
+
+def chunks_of(connection: apsw.Connection, project: int, document_id: DocumentId) -> Pks | None:
+    """Keys of a document's chunks, rising; None when there is no such document."""
+    key = connection.execute("SELECT pk FROM document WHERE project = ? AND id = ?", (project, document_id)).get
+    if key is None:
+        return None
+    found = connection.execute("SELECT pk FROM chunk WHERE document = ? ORDER BY pk", (key,)).fetchall()
+    return np.array(found, dtype=np.int64).reshape(-1)
 
 
 def hydrate(connection: apsw.Connection, project: int, pks: Sequence[int]) -> list[ReplicaHit]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.dtypes import StringDType
 from numpy.typing import NDArray
 
 T = TypeVar("T", bound=np.generic)
@@ -15,7 +16,7 @@ _FIRST_CAPACITY = 64
 class GrowingArray(Generic[T]):
     """Appends in amortised constant time. Not safe for several threads."""
 
-    def __init__(self, dtype: type[T]) -> None:
+    def __init__(self, dtype: type[T] | StringDType) -> None:
         self._data: NDArray[T] = np.empty(_FIRST_CAPACITY, dtype)
         self._size = 0
 
@@ -27,7 +28,7 @@ class GrowingArray(Generic[T]):
         """The elements, not copied; writes go through until the next `extend`."""
         return self._data[: self._size]
 
-    def extend(self, values: Sequence[int]) -> None:
+    def extend(self, values: Sequence[float] | Sequence[str]) -> None:
         """Adds elements."""
         needed = self._size + len(values)
         if needed > self._data.size:

@@ -46,6 +46,11 @@ class ReplicaProject:
         vector_sequence: how far the vector store has come, as the indexer told.
         contact_time: when the project's feed was last heard; None since the replica was opened.
         vectors_available: `Replica.vectors` answers for this project (with what has arrived so far).
+        version: rises after every change that can change an answer: of documents, chunks, the keyword index, vectors (published, removed, reset,
+            dropped), the project's settings, and `vector_sequence`, with which the vector store's answers change. It rises once the change can
+            be seen, so what was found after reading a version is at least as new as that version: kept under it, it is as good as a new search
+            until the version is another. No version is used twice in a process, not by a project that was created again either. Not covered: what
+            the vector store has before `vector_sequence` tells of it.
     """
 
     project: Project
@@ -55,6 +60,7 @@ class ReplicaProject:
     vector_sequence: VectorSequence
     contact_time: datetime | None
     vectors_available: bool
+    version: int = 0
 
     @property
     def lag(self) -> int:

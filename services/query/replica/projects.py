@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 import orjson
 
-from shared.domain import ChunkingSettings, Cursor, Project, ProjectState, SequenceNumber, VectorSequence
+from shared.domain import ChunkingSettings, Cursor, KeywordSettings, Project, ProjectState, SequenceNumber, VectorSequence
 
 _LIST_CURSOR = "project_list_cursor"
 
@@ -42,12 +42,14 @@ def encode_project(project: Project) -> str:
 
 
 def decode_project(text: str) -> Project:
-    """The inverse of `encode_project`."""
+    """The inverse of `encode_project`. A project that was stored before there were settings of keyword search has the defaults."""
     fields: dict[str, Any] = orjson.loads(text)
+    keyword = fields.get("keyword", {})
     return Project(
         **{
             **fields,
             "chunking": ChunkingSettings(**fields["chunking"]),
+            "keyword": KeywordSettings(**keyword | {"more_stop_words": tuple(keyword.get("more_stop_words", ()))}),
             "state": ProjectState(fields["state"]),
             "create_time": datetime.fromisoformat(fields["create_time"]),
             "update_time": datetime.fromisoformat(fields["update_time"]),

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from cachetools import LRUCache
 
 from services.query.replica import documents as rows
 from services.query.replica.applier import Applier
 from services.query.replica.database import Database
 from services.query.replica.keyword import KeywordIndex
+from services.query.replica.languages import query_terms, stem_language, word_terms
 from services.query.replica.lock import lock_folder
-from services.query.replica.metadata import MetadataIndex
 from services.query.replica.model import Pks, ReplicaCounts, ReplicaHit, ReplicaProject, ScoredPk
 from services.query.replica.projects import load_list_cursor, load_projects, save_list_cursor
+from services.query.replica.selection import Selections
+from services.query.replica.snippets import snippets
 from services.query.replica.state import ProjectState
 from services.query.replica.waiter import Waiter
-from shared.domain import ChunkId, Cursor, DocumentBatch, Heartbeat, Project, ProjectId, Reset, SequenceNumber, Vector, VectorBatch, Vectors
+from shared.domain import (
+    ChunkId,
+    Cursor,
+    DocumentBatch,
+    DocumentId,
+    Heartbeat,
+    Project,
+    ProjectId,
+    Reset,
+    SequenceNumber,
+    Vector,
+    VectorBatch,
+    Vectors,
+)
 from shared.errors import NotFoundError
 from shared.filters import Filter
 from shared.resilience.deadline import Deadline
-
-# Answers of `allowed` that are remembered, in all: 8 bytes a chunk and answer.
-_ALLOWED_BYTES = 32_000_000
+from shared.search import Snippet, Snippets
 
 
 def _no_step(name: str) -> None:
@@ -37,9 +49,10 @@ def _no_step(name: str) -> None:
 class Replica:
     """Documents, keyword index and vectors of all projects, for searching.
 
-    Any number of threads may read; writes wait for each other. Methods block: `keyword`, `resolve` and `hydrate` for tenths of a millisecond,
-    the others for as long as the disk or the project's size takes. All that name a project raise NotFoundError when it is not there, and
-    UnavailableError, ResourceExhaustedError or CorruptionError when the files cannot be used.
+    Any number of threads may read; writes wait for each other. Methods block: those that a search needs for a few milliseconds at most at 100,000
+    chunks, the others for as long as the disk or the project's size takes. Metadata is held in memory from the beginning, so no filter waits for it
+    to be read, unless a write has failed. All that name a project raise NotFoundError when it is not there, and UnavailableError,
+    ResourceExhaustedError or CorruptionError when the files cannot be used.
     """
 
     def __init__(self, path: Path, vectors_max: int, step: Callable[[str], None]) -> None:
@@ -62,8 +75,7 @@ class Replica:
         except BaseException:
             os.close(self._lock_file)
             raise
-        self._allowed: LRUCache[tuple[int, int, str], Pks] = LRUCache(_ALLOWED_BYTES, getsizeof=lambda pks: pks.nbytes + 500)
-        self._allowed_lock = threading.Lock()
+        self._selections = Selections(self._applier.read_metadata)
         self._closed = False
         self._documents_waiter = Waiter(self._documents_position)
         self._vectors_waiter = Waiter(self._vectors_position)
@@ -126,7 +138,12 @@ class Replica:
 
     def keyword(self, project_id: ProjectId, text: str, limit: int, allowed: Pks | None = None) -> list[ScoredPk]:
         """The best chunks for the words of a text, by falling BM25 score; among `allowed` (rising keys) when that is given."""
-        return self._index.search(self._state(project_id).row.key, text, limit, allowed)
+        row = self._state(project_id).row
+        return self._index.search(row.key, text, limit, allowed, row.project.keyword)
+
+    def keyword_ceiling(self, project_id: ProjectId, text: str) -> float:
+        """The largest BM25 score that any chunk could have for the words of a text."""
+        return self._index.ceiling(text, self._state(project_id).row.project.keyword)
 
     def vectors(self, project_id: ProjectId, vector: Vector, limit: int, allowed: Pks | None = None) -> list[ScoredPk] | None:
         """The nearest chunks by falling cosine, exactly; None when the project's vectors are not kept or are of another dimension.
@@ -158,27 +175,33 @@ class Replica:
         with self._database.reader() as connection:
             return rows.hydrate(connection, key, pks)
 
+    def chunk_ids(self, project_id: ProjectId, pks: Sequence[int]) -> dict[int, ChunkId]:
+        """The ids of those chunks that are current, by key."""
+        key = self._state(project_id).row.key
+        with self._database.reader() as connection:
+            return rows.chunk_ids(connection, key, pks)
+
+    def documents_of(self, project_id: ProjectId, pks: Sequence[int]) -> dict[int, int]:
+        """The keys of the documents of those chunks that are current, by the chunk's key."""
+        return self._selections.documents_of(self._state(project_id), pks)
+
+    def chunks_of(self, project_id: ProjectId, document_id: DocumentId) -> Pks:
+        """Keys of a document's chunks, rising. Raises NotFoundError (reason `DOCUMENT_NOT_FOUND`)."""
+        key = self._state(project_id).row.key
+        with self._database.reader() as connection:
+            pks = rows.chunks_of(connection, key, document_id)
+        if pks is None:
+            raise NotFoundError(f"project {project_id!r} has no document {document_id!r} here", reason="DOCUMENT_NOT_FOUND")
+        return pks
+
+    def snippets(self, project_id: ProjectId, query: str, texts: Sequence[str], wanted: Snippets) -> list[tuple[Snippet, ...]]:
+        """For each text, the parts of it where most of the query's words are, in the order of the text."""
+        settings = self._state(project_id).row.project.keyword
+        return snippets(texts, frozenset(query_terms(settings, query)), partial(word_terms, stem_language(settings)), wanted)
+
     def allowed(self, project_id: ProjectId, condition: Filter) -> Pks:
         """Keys of the chunks whose document matches the filter, rising; the array cannot be written to."""
-        state = self._state(project_id)
-        with state.lock:
-            # The text of a filter tells 1 from 1.0 and True, which are equal, and hash alike, in Python.
-            cache_key = (state.row.key, state.version, repr(condition))
-            with self._allowed_lock:
-                cached = self._allowed.get(cache_key)
-            if cached is not None:
-                return cached
-            metadata = state.metadata
-            if metadata is None:
-                with self._database.reader() as connection:
-                    metadata = MetadataIndex(rows.all_metadata(connection, state.row.key), rows.all_chunks(connection, state.row.key))
-                state.metadata = metadata
-            pks = metadata.select(condition)
-        pks.setflags(write=False)
-        with self._allowed_lock:
-            if pks.nbytes + 500 <= _ALLOWED_BYTES:
-                self._allowed[cache_key] = pks
-        return pks
+        return self._selections.allowed(self._state(project_id), condition)
 
     # --- waiting -----------------------------------------------------------------------------------------------------------------------
 

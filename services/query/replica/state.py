@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,17 +12,21 @@ from services.query.replica.model import ReplicaProject
 from services.query.replica.projects import ProjectRow
 from services.query.replica.vectors import ProjectVectors
 
+# One count for all projects: what is created again under an old name never has a version that the old one had.
+_versions = itertools.count(1)
+
 
 @dataclass(slots=True)
 class ProjectState:
     """The stored row and the copies that follow it.
 
-    `row`, `vectors` and `contact_time` are replaced by the writing thread alone, each in one step, and read freely. `lock` guards `metadata` and
-    `version`; the writer holds it over the commit that they follow.
+    `row`, `vectors`, `version` and `contact_time` are replaced by the writing thread alone, each in one step, and read freely. `lock` guards
+    `metadata` and `selection`, which change together right after the commit that they follow.
 
     Attributes:
-        metadata: made when the first filter asks; None before.
-        version: rises whenever documents or chunks change.
+        metadata: follows every change; None when a write has failed halfway, until it is needed again.
+        selection: rises whenever `metadata` may select other chunks than before.
+        version: see `ReplicaProject.version`.
         keep_vectors: the replica keeps vectors at all.
     """
 
@@ -29,7 +34,8 @@ class ProjectState:
     keep_vectors: bool
     vectors: ProjectVectors | None = None
     metadata: MetadataIndex | None = None
-    version: int = 0
+    selection: int = 0
+    version: int = field(default_factory=_versions.__next__)
     contact_time: datetime | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -38,9 +44,13 @@ class ProjectState:
         """Searches by vector are answered."""
         return self.keep_vectors and not self.row.vectors_dropped and self.row.vectors is not None
 
+    def changed(self) -> None:
+        """Searches that begin from now on may be answered in another way: to be called after the change can be seen, never before."""
+        self.version = next(_versions)
+
     def describe(self) -> ReplicaProject:
         """The project as callers see it."""
         row = self.row
         vectors = row.vectors if self.keep_vectors else None
         available = vectors is not None and not row.vectors_dropped
-        return ReplicaProject(row.project, row.documents, vectors, row.head, row.vector_sequence, self.contact_time, available)
+        return ReplicaProject(row.project, row.documents, vectors, row.head, row.vector_sequence, self.contact_time, available, self.version)

@@ -20,8 +20,10 @@ from shared.errors import CorruptionError, ResourceExhaustedError
 
 _FIRST_CAPACITY = 256
 _FLOAT_BYTES = 4
-# Gathering a fifth of the rows costs as much as one product over all of them (100,000 × 384: 20,000 rows 4 ms, all 5 ms).
-_LARGEST_GATHER = 0.2
+# Gathering two fifths of the rows costs as much as one product over all of them (100,000 × 384: 10,000 rows 1.5 ms, 40,000 5.5 ms, all 5.6 ms).
+_LARGEST_GATHER = 0.4
+# Rows gathered at a time, so that they are still in the processor's cache when they are multiplied (all at once cost 1.6 to 2 times as much).
+_GATHER_BLOCK = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class ProjectVectors:
             return []
         used = int(snapshot.slots.max()) + 1
         few = slots.size <= _LARGEST_GATHER * used
-        scores = snapshot.matrix[slots] @ query if few else (snapshot.matrix[:used] @ query)[slots]
+        scores = _gathered_product(snapshot.matrix, slots, query) if few else (snapshot.matrix[:used] @ query)[slots]
         return _best(pks, scores, limit)
 
     def gather(self, pks: Pks) -> tuple[Pks, Vectors]:
@@ -168,6 +170,18 @@ def _find(sorted_pks: Pks, wanted: Pks) -> tuple[NDArray[np.bool_], NDArray[np.i
         return np.zeros(wanted.size, dtype=np.bool_), np.zeros(wanted.size, dtype=np.int64)
     places = np.minimum(np.searchsorted(sorted_pks, wanted), sorted_pks.size - 1)
     return sorted_pks[places] == wanted, places
+
+
+def _gathered_product(matrix: NDArray[np.float32], rows: NDArray[np.int64], query: Vector) -> NDArray[np.float32]:
+    """`matrix[rows] @ query`."""
+    products = np.empty(rows.size, np.float32)
+    buffer = np.empty((min(rows.size, _GATHER_BLOCK), matrix.shape[1]), np.float32)
+    for start in range(0, rows.size, _GATHER_BLOCK):
+        block = rows[start : start + _GATHER_BLOCK]
+        part = buffer[: block.size]
+        np.take(matrix, block, axis=0, out=part, mode="clip")  # unlike "raise", "clip" writes to the buffer directly
+        np.dot(part, query, out=products[start : start + block.size])
+    return products
 
 
 def _best(pks: Pks, scores: NDArray[np.float32], limit: int) -> list[ScoredPk]:

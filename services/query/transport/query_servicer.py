@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
+from services.query.application.query import Query
 from services.query.application.search import Search
+from services.query.application.similar import FindSimilar
 from services.query.transport import convert, validate
-from shared.errors import KnowledgeBeastError
+from shared.errors import InvalidArgumentError, KnowledgeBeastError
 from shared.gen.knowledgebeast.query.v1 import query_pb2 as pb
 from shared.gen.knowledgebeast.query.v1 import query_pb2_grpc
 from shared.observability.logging import get_logger
@@ -17,9 +19,6 @@ from shared.rpc import request_id
 from shared.rpc.access_log import bind_project
 from shared.rpc.call import Context
 from shared.rpc.status import item_error
-
-# Searches of one batch that run at a time: more would only wait for the same cores.
-_BATCH_CONCURRENCY = 8
 
 _log = get_logger(__name__)
 
@@ -36,8 +35,9 @@ class TimeLimits:
 class QueryServicer(query_pb2_grpc.QueryServiceServicer):
     """Searches documents."""
 
-    def __init__(self, search: Search, limits: TimeLimits) -> None:
+    def __init__(self, search: Search, find_similar: FindSimilar, limits: TimeLimits) -> None:
         self._search = search
+        self._find_similar = find_similar
         self._limits = limits
 
     def _deadline(self, context: Context) -> Deadline:
@@ -49,25 +49,35 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         bind_project(query.project_id)
         return convert.response(await self._search.run(query, self._deadline(context)))
 
+    async def FindSimilar(self, request: pb.FindSimilarRequest, context: Context) -> pb.FindSimilarResponse:
+        """See the proto."""
+        query = validate.similar(request)
+        bind_project(query.project_id)
+        return convert.similar_response(await self._find_similar.run(query, self._deadline(context)))
+
     async def BatchSearch(self, request: pb.BatchSearchRequest, context: Context) -> AsyncIterator[pb.BatchSearchResponse]:
         """See the proto."""
         validate.searches(request)
         deadline = self._deadline(context)
-        gate = asyncio.Semaphore(_BATCH_CONCURRENCY)
+        positions: list[int] = []
+        queries: list[Query] = []
+        for index, search in enumerate(request.searches):
+            try:
+                queries.append(validate.query(search))
+            except InvalidArgumentError as error:
+                yield _failed(index, error)
+            else:
+                positions.append(index)
+        async with aclosing(self._search.run_batch(queries, deadline)) as outcomes:
+            async for position, outcome in outcomes:
+                index = positions[position]
+                if isinstance(outcome, Exception):
+                    if not isinstance(outcome, KnowledgeBeastError):
+                        _log.error("a search of a batch failed", index=index, exc_info=outcome)
+                    yield _failed(index, outcome)
+                else:
+                    yield pb.BatchSearchResponse(index=index, response=convert.response(outcome))
 
-        async def answer(index: int, search: pb.SearchRequest) -> pb.BatchSearchResponse:
-            async with gate:
-                try:
-                    return pb.BatchSearchResponse(index=index, response=convert.response(await self._search.run(validate.query(search), deadline)))
-                except Exception as error:  # noqa: BLE001 - one search's failure, of whatever kind, is its own
-                    if not isinstance(error, KnowledgeBeastError):
-                        _log.exception("a search of a batch failed", index=index)
-                    return pb.BatchSearchResponse(index=index, error=item_error(error, request_id.current()))
 
-        tasks = [asyncio.create_task(answer(index, search)) for index, search in enumerate(request.searches)]
-        try:
-            for next_done in asyncio.as_completed(tasks):
-                yield await next_done
-        finally:
-            for task in tasks:
-                task.cancel()
+def _failed(index: int, error: Exception) -> pb.BatchSearchResponse:
+    return pb.BatchSearchResponse(index=index, error=item_error(error, request_id.current()))

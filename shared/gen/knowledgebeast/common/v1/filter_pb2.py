@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%knowledgebeast/common/v1/filter.proto\x12\x18knowledgebeast.common.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xb3\x02\n\x06\x46ilter\x12:\n\ncomparison\x18\x01 \x01(\x0b\x32$.knowledgebeast.common.v1.ComparisonH\x00\x12:\n\nmembership\x18\x02 \x01(\x0b\x32$.knowledgebeast.common.v1.MembershipH\x00\x12\x36\n\x06\x61ll_of\x18\x03 \x01(\x0b\x32$.knowledgebeast.common.v1.FilterListH\x00\x12\x36\n\x06\x61ny_of\x18\x04 \x01(\x0b\x32$.knowledgebeast.common.v1.FilterListH\x00\x12\x34\n\x08negation\x18\x05 \x01(\x0b\x32 .knowledgebeast.common.v1.FilterH\x00\x42\x0b\n\tcondition\"?\n\nFilterList\x12\x31\n\x07\x66ilters\x18\x01 \x03(\x0b\x32 .knowledgebeast.common.v1.Filter\"\xba\x02\n\nComparison\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12?\n\x08operator\x18\x02 \x01(\x0e\x32-.knowledgebeast.common.v1.Comparison.Operator\x12%\n\x05value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"\xb4\x01\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x12\n\x0eOPERATOR_EQUAL\x10\x01\x12\x16\n\x12OPERATOR_NOT_EQUAL\x10\x02\x12\x11\n\rOPERATOR_LESS\x10\x03\x12\x1a\n\x16OPERATOR_LESS_OR_EQUAL\x10\x04\x12\x14\n\x10OPERATOR_GREATER\x10\x05\x12\x1d\n\x19OPERATOR_GREATER_OR_EQUAL\x10\x06\"C\n\nMembership\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12&\n\x06values\x18\x02 \x03(\x0b\x32\x16.google.protobuf.Valueb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%knowledgebeast/common/v1/filter.proto\x12\x18knowledgebeast.common.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xab\x03\n\x06\x46ilter\x12:\n\ncomparison\x18\x01 \x01(\x0b\x32$.knowledgebeast.common.v1.ComparisonH\x00\x12:\n\nmembership\x18\x02 \x01(\x0b\x32$.knowledgebeast.common.v1.MembershipH\x00\x12\x36\n\x06\x61ll_of\x18\x03 \x01(\x0b\x32$.knowledgebeast.common.v1.FilterListH\x00\x12\x36\n\x06\x61ny_of\x18\x04 \x01(\x0b\x32$.knowledgebeast.common.v1.FilterListH\x00\x12\x34\n\x08negation\x18\x05 \x01(\x0b\x32 .knowledgebeast.common.v1.FilterH\x00\x12<\n\x0b\x63ontainment\x18\x06 \x01(\x0b\x32%.knowledgebeast.common.v1.ContainmentH\x00\x12\x38\n\texistence\x18\x07 \x01(\x0b\x32#.knowledgebeast.common.v1.ExistenceH\x00\x42\x0b\n\tcondition\"?\n\nFilterList\x12\x31\n\x07\x66ilters\x18\x01 \x03(\x0b\x32 .knowledgebeast.common.v1.Filter\"\xba\x02\n\nComparison\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12?\n\x08operator\x18\x02 \x01(\x0e\x32-.knowledgebeast.common.v1.Comparison.Operator\x12%\n\x05value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"\xb4\x01\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x12\n\x0eOPERATOR_EQUAL\x10\x01\x12\x16\n\x12OPERATOR_NOT_EQUAL\x10\x02\x12\x11\n\rOPERATOR_LESS\x10\x03\x12\x1a\n\x16OPERATOR_LESS_OR_EQUAL\x10\x04\x12\x14\n\x10OPERATOR_GREATER\x10\x05\x12\x1d\n\x19OPERATOR_GREATER_OR_EQUAL\x10\x06\"C\n\nMembership\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12&\n\x06values\x18\x02 \x03(\x0b\x32\x16.google.protobuf.Value\"*\n\x0b\x43ontainment\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x1a\n\tExistence\x12\r\n\x05\x66ield\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'knowledgebeast.common.v1.fi
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FILTER']._serialized_start=98
-  _globals['_FILTER']._serialized_end=405
-  _globals['_FILTERLIST']._serialized_start=407
-  _globals['_FILTERLIST']._serialized_end=470
-  _globals['_COMPARISON']._serialized_start=473
-  _globals['_COMPARISON']._serialized_end=787
-  _globals['_COMPARISON_OPERATOR']._serialized_start=607
-  _globals['_COMPARISON_OPERATOR']._serialized_end=787
-  _globals['_MEMBERSHIP']._serialized_start=789
-  _globals['_MEMBERSHIP']._serialized_end=856
+  _globals['_FILTER']._serialized_end=525
+  _globals['_FILTERLIST']._serialized_start=527
+  _globals['_FILTERLIST']._serialized_end=590
+  _globals['_COMPARISON']._serialized_start=593
+  _globals['_COMPARISON']._serialized_end=907
+  _globals['_COMPARISON_OPERATOR']._serialized_start=727
+  _globals['_COMPARISON_OPERATOR']._serialized_end=907
+  _globals['_MEMBERSHIP']._serialized_start=909
+  _globals['_MEMBERSHIP']._serialized_end=976
+  _globals['_CONTAINMENT']._serialized_start=978
+  _globals['_CONTAINMENT']._serialized_end=1020
+  _globals['_EXISTENCE']._serialized_start=1022
+  _globals['_EXISTENCE']._serialized_end=1048
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,8 @@ class Filter(_message.Message):
     ALL_OF_FIELD_NUMBER: _builtins.int
     ANY_OF_FIELD_NUMBER: _builtins.int
     NEGATION_FIELD_NUMBER: _builtins.int
+    CONTAINMENT_FIELD_NUMBER: _builtins.int
+    EXISTENCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def comparison(self) -> Global___Comparison:
         """Compares a field with one value."""
@@ -55,6 +57,14 @@ class Filter(_message.Message):
     def negation(self) -> Global___Filter:
         """The filter does not match."""
 
+    @_builtins.property
+    def containment(self) -> Global___Containment:
+        """The field contains a text."""
+
+    @_builtins.property
+    def existence(self) -> Global___Existence:
+        """The document has the field."""
+
     def __init__(
         self,
         *,
@@ -63,12 +73,14 @@ class Filter(_message.Message):
         all_of: Global___FilterList | None = ...,
         any_of: Global___FilterList | None = ...,
         negation: Global___Filter | None = ...,
+        containment: Global___Containment | None = ...,
+        existence: Global___Existence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "comparison", b"comparison", "condition", b"condition", "membership", b"membership", "negation", b"negation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "comparison", b"comparison", "condition", b"condition", "containment", b"containment", "existence", b"existence", "membership", b"membership", "negation", b"negation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "comparison", b"comparison", "condition", b"condition", "membership", b"membership", "negation", b"negation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "comparison", b"comparison", "condition", b"condition", "containment", b"containment", "existence", b"existence", "membership", b"membership", "negation", b"negation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["comparison", "membership", "all_of", "any_of", "negation"]  # noqa: Y015
+    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["comparison", "membership", "all_of", "any_of", "negation", "containment", "existence"]  # noqa: Y015
     _WhichOneofArgType_condition: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_condition) -> _WhichOneofReturnType_condition | None: ...
 
@@ -196,3 +208,51 @@ class Membership(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Membership: _TypeAlias = Membership  # noqa: Y015
+
+@_typing.final
+class Containment(_message.Message):
+    """The field is text, or a list with a text, that contains `text`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Name of the metadata field."""
+    text: _builtins.str
+    """1 to 1,000 characters. Upper and lower case are different."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Containment: _TypeAlias = Containment  # noqa: Y015
+
+@_typing.final
+class Existence(_message.Message):
+    """The document has the field, whatever its value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Name of the metadata field."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Existence: _TypeAlias = Existence  # noqa: Y015

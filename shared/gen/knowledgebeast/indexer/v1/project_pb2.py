@@ -26,7 +26,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'knowledgebeast/indexer/v1/project.proto\x12\x19knowledgebeast.indexer.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x04\n\x07Project\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12>\n\x06labels\x18\x04 \x03(\x0b\x32..knowledgebeast.indexer.v1.Project.LabelsEntry\x12\x17\n\x0f\x65mbedding_model\x18\x05 \x01(\t\x12=\n\x08\x63hunking\x18\x06 \x01(\x0b\x32+.knowledgebeast.indexer.v1.ChunkingSettings\x12\x16\n\x0e\x64ocument_count\x18\x07 \x01(\x03\x12\x13\n\x0b\x63hunk_count\x18\x08 \x01(\x03\x12\r\n\x05\x65poch\x18\t \x01(\t\x12\x15\n\rhead_sequence\x18\n \x01(\x03\x12\x17\n\x0fvector_sequence\x18\x0b \x01(\x03\x12\x37\n\x05state\x18\x0c \x01(\x0e\x32(.knowledgebeast.indexer.v1.Project.State\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0f \x01(\t\x12\x12\n\ngeneration\x18\x10 \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"F\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x14\n\x10STATE_REBUILDING\x10\x02\"V\n\x10\x43hunkingSettings\x12\x12\n\nmax_tokens\x18\x01 \x01(\x05\x12\x1b\n\x0eoverlap_tokens\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x11\n\x0f_overlap_tokens\"_\n\x14\x43reateProjectRequest\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\".knowledgebeast.indexer.v1.Project\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"L\n\x15\x43reateProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\".knowledgebeast.indexer.v1.Project\"\'\n\x11GetProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"I\n\x12GetProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\".knowledgebeast.indexer.v1.Project\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"e\n\x14ListProjectsResponse\x12\x34\n\x08projects\x18\x01 \x03(\x0b\x32\".knowledgebeast.indexer.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"|\n\x14UpdateProjectRequest\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\".knowledgebeast.indexer.v1.Project\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"L\n\x15UpdateProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\".knowledgebeast.indexer.v1.Project\"8\n\x14\x44\x65leteProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"2\n\x15\x44\x65leteProjectResponse\x12\x19\n\x11\x64\x65leted_documents\x18\x01 \x01(\x03\x32\xc8\x04\n\x0eProjectService\x12r\n\rCreateProject\x12/.knowledgebeast.indexer.v1.CreateProjectRequest\x1a\x30.knowledgebeast.indexer.v1.CreateProjectResponse\x12i\n\nGetProject\x12,.knowledgebeast.indexer.v1.GetProjectRequest\x1a-.knowledgebeast.indexer.v1.GetProjectResponse\x12o\n\x0cListProjects\x12..knowledgebeast.indexer.v1.ListProjectsRequest\x1a/.knowledgebeast.indexer.v1.ListProjectsResponse\x12r\n\rUpdateProject\x12/.knowledgebeast.indexer.v1.UpdateProjectRequest\x1a\x30.knowledgebeast.indexer.v1.UpdateProjectResponse\x12r\n\rDeleteProject\x12/.knowledgebeast.indexer.v1.DeleteProjectRequest\x1a\x30.knowledgebeast.indexer.v1.DeleteProjectResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'knowledgebeast/indexer/v1/project.proto\x12\x19knowledgebeast.indexer.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x05\n\x07Project\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12>\n\x06labels\x18\x04 \x03(\x0b\x32..knowledgebeast.indexer.v1.Project.LabelsEntry\x12\x17\n\x0f\x65mbedding_model\x18\x05 \x01(\t\x12=\n\x08\x63hunking\x18\x06 \x01(\x0b\x32+.knowledgebeast.indexer.v1.ChunkingSettings\x12\x16\n\x0e\x64ocument_count\x18\x07 \x01(\x03\x12\x13\n\x0b\x63hunk_count\x18\x08 \x01(\x03\x12\r\n\x05\x65poch\x18\t \x01(\t\x12\x15\n\rhead_sequence\x18\n \x01(\x03\x12\x17\n\x0fvector_sequence\x18\x0b \x01(\x03\x12\x37\n\x05state\x18\x0c \x01(\x0e\x32(.knowledgebeast.indexer.v1.Project.State\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0f \x01(\t\x12\x12\n\ngeneration\x18\x10 \x01(\x03\x12;\n\x07keyword\x18\x11 \x01(\x0b\x32*.knowledgebeast.indexer.v1.KeywordSettings\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"F\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x14\n\x10STATE_REBUILDING\x10\x02\"\x88\x01\n\x0fKeywordSettings\x12\x10\n\x08language\x18\x01 \x01(\t\x12\x15\n\x08stemming\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x17\n\nstop_words\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x17\n\x0fmore_stop_words\x18\x04 \x03(\tB\x0b\n\t_stemmingB\r\n\x0b_stop_words\"V\n\x10\x43hunkingSettings\x12\x12\n\nmax_tokens\x18\x01 \x01(\x05\x12\x1b\n\x0eoverlap_tokens\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x11\n\x0f_overlap_tokens\"_\n\x14\x43reateProjectRequest\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\".knowledgebeast.indexer.v1.Project\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"L\n\x15\x43reateProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\".knowledgebeast.indexer.v1.Project\"\'\n\x11GetProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"I\n\x12GetProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\".knowledgebeast.indexer.v1.Project\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"e\n\x14ListProjectsResponse\x12\x34\n\x08projects\x18\x01 \x03(\x0b\x32\".knowledgebeast.indexer.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"|\n\x14UpdateProjectRequest\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\".knowledgebeast.indexer.v1.Project\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"L\n\x15UpdateProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\".knowledgebeast.indexer.v1.Project\"8\n\x14\x44\x65leteProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"2\n\x15\x44\x65leteProjectResponse\x12\x19\n\x11\x64\x65leted_documents\x18\x01 \x01(\x03\"+\n\x15RebuildVectorsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"M\n\x16RebuildVectorsResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\".knowledgebeast.indexer.v1.Project2\xbf\x05\n\x0eProjectService\x12r\n\rCreateProject\x12/.knowledgebeast.indexer.v1.CreateProjectRequest\x1a\x30.knowledgebeast.indexer.v1.CreateProjectResponse\x12i\n\nGetProject\x12,.knowledgebeast.indexer.v1.GetProjectRequest\x1a-.knowledgebeast.indexer.v1.GetProjectResponse\x12o\n\x0cListProjects\x12..knowledgebeast.indexer.v1.ListProjectsRequest\x1a/.knowledgebeast.indexer.v1.ListProjectsResponse\x12r\n\rUpdateProject\x12/.knowledgebeast.indexer.v1.UpdateProjectRequest\x1a\x30.knowledgebeast.indexer.v1.UpdateProjectResponse\x12r\n\rDeleteProject\x12/.knowledgebeast.indexer.v1.DeleteProjectRequest\x1a\x30.knowledgebeast.indexer.v1.DeleteProjectResponse\x12u\n\x0eRebuildVectors\x12\x30.knowledgebeast.indexer.v1.RebuildVectorsRequest\x1a\x31.knowledgebeast.indexer.v1.RebuildVectorsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,33 +36,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROJECT_LABELSENTRY']._loaded_options = None
   _globals['_PROJECT_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_PROJECT']._serialized_start=138
-  _globals['_PROJECT']._serialized_end=770
-  _globals['_PROJECT_LABELSENTRY']._serialized_start=653
-  _globals['_PROJECT_LABELSENTRY']._serialized_end=698
-  _globals['_PROJECT_STATE']._serialized_start=700
-  _globals['_PROJECT_STATE']._serialized_end=770
-  _globals['_CHUNKINGSETTINGS']._serialized_start=772
-  _globals['_CHUNKINGSETTINGS']._serialized_end=858
-  _globals['_CREATEPROJECTREQUEST']._serialized_start=860
-  _globals['_CREATEPROJECTREQUEST']._serialized_end=955
-  _globals['_CREATEPROJECTRESPONSE']._serialized_start=957
-  _globals['_CREATEPROJECTRESPONSE']._serialized_end=1033
-  _globals['_GETPROJECTREQUEST']._serialized_start=1035
-  _globals['_GETPROJECTREQUEST']._serialized_end=1074
-  _globals['_GETPROJECTRESPONSE']._serialized_start=1076
-  _globals['_GETPROJECTRESPONSE']._serialized_end=1149
-  _globals['_LISTPROJECTSREQUEST']._serialized_start=1151
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=1211
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=1213
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=1314
-  _globals['_UPDATEPROJECTREQUEST']._serialized_start=1316
-  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1440
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=1442
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=1518
-  _globals['_DELETEPROJECTREQUEST']._serialized_start=1520
-  _globals['_DELETEPROJECTREQUEST']._serialized_end=1576
-  _globals['_DELETEPROJECTRESPONSE']._serialized_start=1578
-  _globals['_DELETEPROJECTRESPONSE']._serialized_end=1628
-  _globals['_PROJECTSERVICE']._serialized_start=1631
-  _globals['_PROJECTSERVICE']._serialized_end=2215
+  _globals['_PROJECT']._serialized_end=831
+  _globals['_PROJECT_LABELSENTRY']._serialized_start=714
+  _globals['_PROJECT_LABELSENTRY']._serialized_end=759
+  _globals['_PROJECT_STATE']._serialized_start=761
+  _globals['_PROJECT_STATE']._serialized_end=831
+  _globals['_KEYWORDSETTINGS']._serialized_start=834
+  _globals['_KEYWORDSETTINGS']._serialized_end=970
+  _globals['_CHUNKINGSETTINGS']._serialized_start=972
+  _globals['_CHUNKINGSETTINGS']._serialized_end=1058
+  _globals['_CREATEPROJECTREQUEST']._serialized_start=1060
+  _globals['_CREATEPROJECTREQUEST']._serialized_end=1155
+  _globals['_CREATEPROJECTRESPONSE']._serialized_start=1157
+  _globals['_CREATEPROJECTRESPONSE']._serialized_end=1233
+  _globals['_GETPROJECTREQUEST']._serialized_start=1235
+  _globals['_GETPROJECTREQUEST']._serialized_end=1274
+  _globals['_GETPROJECTRESPONSE']._serialized_start=1276
+  _globals['_GETPROJECTRESPONSE']._serialized_end=1349
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=1351
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=1411
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=1413
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=1514
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=1516
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1640
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=1642
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=1718
+  _globals['_DELETEPROJECTREQUEST']._serialized_start=1720
+  _globals['_DELETEPROJECTREQUEST']._serialized_end=1776
+  _globals['_DELETEPROJECTRESPONSE']._serialized_start=1778
+  _globals['_DELETEPROJECTRESPONSE']._serialized_end=1828
+  _globals['_REBUILDVECTORSREQUEST']._serialized_start=1830
+  _globals['_REBUILDVECTORSREQUEST']._serialized_end=1873
+  _globals['_REBUILDVECTORSRESPONSE']._serialized_start=1875
+  _globals['_REBUILDVECTORSRESPONSE']._serialized_end=1952
+  _globals['_PROJECTSERVICE']._serialized_start=1955
+  _globals['_PROJECTSERVICE']._serialized_end=2658
 # @@protoc_insertion_point(module_scope)

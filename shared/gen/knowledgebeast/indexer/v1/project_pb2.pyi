@@ -86,6 +86,7 @@ class Project(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    KEYWORD_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """1 to 63 of `a-z`, `0-9` and `-`, beginning and ending with a letter or digit. Chosen by the caller, never changed."""
     display_name: _builtins.str
@@ -128,6 +129,10 @@ class Project(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the project's settings last changed."""
 
+    @_builtins.property
+    def keyword(self) -> Global___KeywordSettings:
+        """How keyword search reads texts. The defaults when it is not set; fixed at creation."""
+
     def __init__(
         self,
         *,
@@ -147,14 +152,63 @@ class Project(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         generation: _builtins.int = ...,
+        keyword: Global___KeywordSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunking", b"chunking", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunking", b"chunking", "create_time", b"create_time", "keyword", b"keyword", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "chunking", b"chunking", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "document_count", b"document_count", "embedding_model", b"embedding_model", "epoch", b"epoch", "etag", b"etag", "generation", b"generation", "head_sequence", b"head_sequence", "id", b"id", "labels", b"labels", "state", b"state", "update_time", b"update_time", "vector_sequence", b"vector_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "chunking", b"chunking", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "document_count", b"document_count", "embedding_model", b"embedding_model", "epoch", b"epoch", "etag", b"etag", "generation", b"generation", "head_sequence", b"head_sequence", "id", b"id", "keyword", b"keyword", "labels", b"labels", "state", b"state", "update_time", b"update_time", "vector_sequence", b"vector_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Project: _TypeAlias = Project  # noqa: Y015
+
+@_typing.final
+class KeywordSettings(_message.Message):
+    """How keyword search reads the texts of a project, and what is looked for in them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    STEMMING_FIELD_NUMBER: _builtins.int
+    STOP_WORDS_FIELD_NUMBER: _builtins.int
+    MORE_STOP_WORDS_FIELD_NUMBER: _builtins.int
+    language: _builtins.str
+    """Language of stemming and stop words: `arabic`, `danish`, `dutch`, `english`, `finnish`, `french`, `german`, `greek`, `hungarian`, `italian`,
+    `norwegian`, `portuguese`, `romanian`, `russian`, `spanish`, `swedish`, `tamil`, `turkish`, or `none` for texts of several languages, which
+    neither stems nor stops. `english` when it is empty.
+    """
+    stemming: _builtins.bool
+    """Words are reduced to their stems, so that "retries" finds "retry". Default: true."""
+    stop_words: _builtins.bool
+    """Words that say nothing ("the") are left out of queries, unless a query has no others. Default: true. Arabic, Greek, Romanian, Tamil and
+    Turkish have no list of their own.
+    """
+    @_builtins.property
+    def more_stop_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """More words to leave out of queries: at most 1,000, of at most 50 characters."""
+
+    def __init__(
+        self,
+        *,
+        language: _builtins.str = ...,
+        stemming: _builtins.bool | None = ...,
+        stop_words: _builtins.bool | None = ...,
+        more_stop_words: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stemming", b"_stemming", "_stop_words", b"_stop_words", "stemming", b"stemming", "stop_words", b"stop_words"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stemming", b"_stemming", "_stop_words", b"_stop_words", "language", b"language", "more_stop_words", b"more_stop_words", "stemming", b"stemming", "stop_words", b"stop_words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__stemming: _TypeAlias = _typing.Literal["stemming"]  # noqa: Y015
+    _WhichOneofArgType__stemming: _TypeAlias = _typing.Literal["_stemming", b"_stemming"]  # noqa: Y015
+    _WhichOneofReturnType__stop_words: _TypeAlias = _typing.Literal["stop_words"]  # noqa: Y015
+    _WhichOneofArgType__stop_words: _TypeAlias = _typing.Literal["_stop_words", b"_stop_words"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stemming) -> _WhichOneofReturnType__stemming | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stop_words) -> _WhichOneofReturnType__stop_words | None: ...
+
+Global___KeywordSettings: _TypeAlias = KeywordSettings  # noqa: Y015
 
 @_typing.final
 class ChunkingSettings(_message.Message):
@@ -439,3 +493,51 @@ class DeleteProjectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteProjectResponse: _TypeAlias = DeleteProjectResponse  # noqa: Y015
+
+@_typing.final
+class RebuildVectorsRequest(_message.Message):
+    """Request of ProjectService.RebuildVectors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Id of the project."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildVectorsRequest: _TypeAlias = RebuildVectorsRequest  # noqa: Y015
+
+@_typing.final
+class RebuildVectorsResponse(_message.Message):
+    """Response of ProjectService.RebuildVectors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def project(self) -> Global___Project:
+        """The project, in STATE_REBUILDING: `vector_sequence` begins at 0 again, and STATE_ACTIVE follows when it is where it was. A project that had
+        no vectors in the vector store stays in STATE_ACTIVE.
+        """
+
+    def __init__(
+        self,
+        *,
+        project: Global___Project | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["project", b"project"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildVectorsResponse: _TypeAlias = RebuildVectorsResponse  # noqa: Y015

@@ -60,6 +60,11 @@ class ProjectServiceStub:
                 request_serializer=knowledgebeast_dot_indexer_dot_v1_dot_project__pb2.DeleteProjectRequest.SerializeToString,
                 response_deserializer=knowledgebeast_dot_indexer_dot_v1_dot_project__pb2.DeleteProjectResponse.FromString,
                 _registered_method=True)
+        self.RebuildVectors = channel.unary_unary(
+                '/knowledgebeast.indexer.v1.ProjectService/RebuildVectors',
+                request_serializer=knowledgebeast_dot_indexer_dot_v1_dot_project__pb2.RebuildVectorsRequest.SerializeToString,
+                response_deserializer=knowledgebeast_dot_indexer_dot_v1_dot_project__pb2.RebuildVectorsResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectServiceServicer:
@@ -101,6 +106,15 @@ class ProjectServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RebuildVectors(self, request, context):
+        """Drops the project's vectors from the vector store and begins to write them again from the catalog, to another collection, without embedding
+        anything again. Returns at once, also when the vector store is down: the rebuild then begins when it is back. Searches go on meanwhile, with
+        the query services' own vectors. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +142,11 @@ def add_ProjectServiceServicer_to_server(servicer, server):
                     servicer.DeleteProject,
                     request_deserializer=knowledgebeast_dot_indexer_dot_v1_dot_project__pb2.DeleteProjectRequest.FromString,
                     response_serializer=knowledgebeast_dot_indexer_dot_v1_dot_project__pb2.DeleteProjectResponse.SerializeToString,
+            ),
+            'RebuildVectors': grpc.unary_unary_rpc_method_handler(
+                    servicer.RebuildVectors,
+                    request_deserializer=knowledgebeast_dot_indexer_dot_v1_dot_project__pb2.RebuildVectorsRequest.FromString,
+                    response_serializer=knowledgebeast_dot_indexer_dot_v1_dot_project__pb2.RebuildVectorsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +285,33 @@ class ProjectService:
             '/knowledgebeast.indexer.v1.ProjectService/DeleteProject',
             knowledgebeast_dot_indexer_dot_v1_dot_project__pb2.DeleteProjectRequest.SerializeToString,
             knowledgebeast_dot_indexer_dot_v1_dot_project__pb2.DeleteProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebuildVectors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/knowledgebeast.indexer.v1.ProjectService/RebuildVectors',
+            knowledgebeast_dot_indexer_dot_v1_dot_project__pb2.RebuildVectorsRequest.SerializeToString,
+            knowledgebeast_dot_indexer_dot_v1_dot_project__pb2.RebuildVectorsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,11 @@ class ProjectServiceStub:
     """Changes names and labels. ABORTED when the etag is stale."""
     DeleteProject: _grpc.UnaryUnaryMultiCallable[_project_pb2.DeleteProjectRequest, _project_pb2.DeleteProjectResponse]
     """Deletes a project with all its documents and vectors."""
+    RebuildVectors: _grpc.UnaryUnaryMultiCallable[_project_pb2.RebuildVectorsRequest, _project_pb2.RebuildVectorsResponse]
+    """Drops the project's vectors from the vector store and begins to write them again from the catalog, to another collection, without embedding
+    anything again. Returns at once, also when the vector store is down: the rebuild then begins when it is back. Searches go on meanwhile, with
+    the query services' own vectors. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
+    """
 
 @_typing.type_check_only
 class ProjectServiceAsyncStub(ProjectServiceStub):
@@ -59,6 +64,11 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     """Changes names and labels. ABORTED when the etag is stale."""
     DeleteProject: _aio.UnaryUnaryMultiCallable[_project_pb2.DeleteProjectRequest, _project_pb2.DeleteProjectResponse]  # type: ignore[assignment]
     """Deletes a project with all its documents and vectors."""
+    RebuildVectors: _aio.UnaryUnaryMultiCallable[_project_pb2.RebuildVectorsRequest, _project_pb2.RebuildVectorsResponse]  # type: ignore[assignment]
+    """Drops the project's vectors from the vector store and begins to write them again from the catalog, to another collection, without embedding
+    anything again. Returns at once, also when the vector store is down: the rebuild then begins when it is back. Searches go on meanwhile, with
+    the query services' own vectors. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
+    """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages projects."""
@@ -102,5 +112,16 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_project_pb2.DeleteProjectResponse, _abc.Awaitable[_project_pb2.DeleteProjectResponse]]:
         """Deletes a project with all its documents and vectors."""
+
+    @_abc_1.abstractmethod
+    def RebuildVectors(
+        self,
+        request: _project_pb2.RebuildVectorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_pb2.RebuildVectorsResponse, _abc.Awaitable[_project_pb2.RebuildVectorsResponse]]:
+        """Drops the project's vectors from the vector store and begins to write them again from the catalog, to another collection, without embedding
+        anything again. Returns at once, also when the vector store is down: the rebuild then begins when it is back. Searches go on meanwhile, with
+        the query services' own vectors. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
+        """
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

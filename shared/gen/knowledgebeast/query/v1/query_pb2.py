@@ -29,39 +29,65 @@ from shared.gen.knowledgebeast.common.v1 import filter_pb2 as knowledgebeast_dot
 from shared.gen.knowledgebeast.common.v1 import types_pb2 as knowledgebeast_dot_common_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#knowledgebeast/query/v1/query.proto\x12\x17knowledgebeast.query.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%knowledgebeast/common/v1/filter.proto\x1a$knowledgebeast/common/v1/types.proto\"U\n\x0b\x43onsistency\x12\x1a\n\x10minimize_latency\x18\x01 \x01(\x08H\x00\x12\x1b\n\x11\x61t_least_as_fresh\x18\x02 \x01(\tH\x00\x42\r\n\x0brequirement\"\xf5\x02\n\rSearchRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x31\n\x04mode\x18\x03 \x01(\x0e\x32#.knowledgebeast.query.v1.SearchMode\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x35\n\x06\x66usion\x18\x05 \x01(\x0e\x32%.knowledgebeast.query.v1.FusionMethod\x12\x12\n\x05\x61lpha\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x30\n\x06\x66ilter\x18\x07 \x01(\x0b\x32 .knowledgebeast.common.v1.Filter\x12\x39\n\x0b\x63onsistency\x18\x08 \x01(\x0b\x32$.knowledgebeast.query.v1.Consistency\x12\x1b\n\x0e\x61llow_degraded\x18\t \x01(\x08H\x02\x88\x01\x01\x42\x08\n\x06_top_kB\x08\n\x06_alphaB\x11\n\x0f_allow_degraded\"\'\n\x08LegScore\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x02\"\xfa\x01\n\x03Hit\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12.\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1f.knowledgebeast.common.v1.Chunk\x12\r\n\x05title\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05score\x18\x05 \x01(\x02\x12\x31\n\x06vector\x18\x06 \x01(\x0b\x32!.knowledgebeast.query.v1.LegScore\x12\x32\n\x07keyword\x18\x07 \x01(\x0b\x32!.knowledgebeast.query.v1.LegScore\"\xd6\x02\n\x0b\x44\x65gradation\x12;\n\x06reason\x18\x01 \x01(\x0e\x32+.knowledgebeast.query.v1.Degradation.Reason\x12\x11\n\tcomponent\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xba\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12#\n\x1fREASON_VECTOR_STORE_UNAVAILABLE\x10\x01\x12\x1d\n\x19REASON_VECTOR_LEG_MISSING\x10\x02\x12 \n\x1cREASON_EMBEDDING_UNAVAILABLE\x10\x03\x12\x18\n\x14REASON_REPLICA_STALE\x10\x04\x12\x18\n\x14REASON_VECTORS_STALE\x10\x05\"\x8e\x01\n\tFreshness\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x17\n\x0fvector_sequence\x18\x03 \x01(\x03\x12\x15\n\rhead_sequence\x18\x04 \x01(\x03\x12\x30\n\x0c\x63ontact_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8a\x02\n\x07Timings\x12(\n\x05total\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05\x65mbed\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06vector\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07keyword\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x61ssemble\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xac\x02\n\x0eSearchResponse\x12*\n\x04hits\x18\x01 \x03(\x0b\x32\x1c.knowledgebeast.query.v1.Hit\x12\x31\n\x04mode\x18\x02 \x01(\x0e\x32#.knowledgebeast.query.v1.SearchMode\x12\x15\n\rdegraded_mode\x18\x03 \x01(\x08\x12:\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32$.knowledgebeast.query.v1.Degradation\x12\x35\n\tfreshness\x18\x05 \x01(\x0b\x32\".knowledgebeast.query.v1.Freshness\x12\x31\n\x07timings\x18\x06 \x01(\x0b\x32 .knowledgebeast.query.v1.Timings\"N\n\x12\x42\x61tchSearchRequest\x12\x38\n\x08searches\x18\x01 \x03(\x0b\x32&.knowledgebeast.query.v1.SearchRequest\"\xa2\x01\n\x13\x42\x61tchSearchResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12;\n\x08response\x18\x02 \x01(\x0b\x32\'.knowledgebeast.query.v1.SearchResponseH\x00\x12\x34\n\x05\x65rror\x18\x03 \x01(\x0b\x32#.knowledgebeast.common.v1.ItemErrorH\x00\x42\t\n\x07outcome*r\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x01\x12\x16\n\x12SEARCH_MODE_VECTOR\x10\x02\x12\x17\n\x13SEARCH_MODE_KEYWORD\x10\x03*`\n\x0c\x46usionMethod\x12\x1d\n\x19\x46USION_METHOD_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46USION_METHOD_RRF\x10\x01\x12\x1a\n\x16\x46USION_METHOD_WEIGHTED\x10\x02\x32\xd5\x01\n\x0cQueryService\x12Y\n\x06Search\x12&.knowledgebeast.query.v1.SearchRequest\x1a\'.knowledgebeast.query.v1.SearchResponse\x12j\n\x0b\x42\x61tchSearch\x12+.knowledgebeast.query.v1.BatchSearchRequest\x1a,.knowledgebeast.query.v1.BatchSearchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#knowledgebeast/query/v1/query.proto\x12\x17knowledgebeast.query.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%knowledgebeast/common/v1/filter.proto\x1a$knowledgebeast/common/v1/types.proto\"U\n\x0b\x43onsistency\x12\x1a\n\x10minimize_latency\x18\x01 \x01(\x08H\x00\x12\x1b\n\x11\x61t_least_as_fresh\x18\x02 \x01(\tH\x00\x42\r\n\x0brequirement\"4\n\x08Grouping\x12\x18\n\x0bmore_chunks\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x0e\n\x0c_more_chunks\"+\n\tDiversity\x12\x13\n\x06lambda\x18\x01 \x01(\x02H\x00\x88\x01\x01\x42\t\n\x07_lambda\"f\n\x08Snippets\x12\x1b\n\x0emax_characters\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x19\n\x0cmax_snippets\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x11\n\x0f_max_charactersB\x0f\n\r_max_snippets\"3\n\tReranking\x12\x17\n\ncandidates\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_candidates\"\xa2\x06\n\rSearchRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x31\n\x04mode\x18\x03 \x01(\x0e\x32#.knowledgebeast.query.v1.SearchMode\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x35\n\x06\x66usion\x18\x05 \x01(\x0e\x32%.knowledgebeast.query.v1.FusionMethod\x12\x12\n\x05\x61lpha\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x30\n\x06\x66ilter\x18\x07 \x01(\x0b\x32 .knowledgebeast.common.v1.Filter\x12\x39\n\x0b\x63onsistency\x18\x08 \x01(\x0b\x32$.knowledgebeast.query.v1.Consistency\x12\x1b\n\x0e\x61llow_degraded\x18\t \x01(\x08H\x02\x88\x01\x01\x12\x12\n\x05rrf_k\x18\n \x01(\x05H\x03\x88\x01\x01\x12\x17\n\ncandidates\x18\x0b \x01(\x05H\x04\x88\x01\x01\x12\x1d\n\x10min_vector_score\x18\x0c \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11min_keyword_score\x18\r \x01(\x02H\x06\x88\x01\x01\x12\x33\n\x08grouping\x18\x0e \x01(\x0b\x32!.knowledgebeast.query.v1.Grouping\x12\x35\n\tdiversity\x18\x0f \x01(\x0b\x32\".knowledgebeast.query.v1.Diversity\x12\x33\n\x08snippets\x18\x10 \x01(\x0b\x32!.knowledgebeast.query.v1.Snippets\x12\x0f\n\x07\x65xplain\x18\x11 \x01(\x08\x12\x35\n\treranking\x18\x12 \x01(\x0b\x32\".knowledgebeast.query.v1.Reranking\x12\x12\n\npage_token\x18\x13 \x01(\tB\x08\n\x06_top_kB\x08\n\x06_alphaB\x11\n\x0f_allow_degradedB\x08\n\x06_rrf_kB\r\n\x0b_candidatesB\x13\n\x11_min_vector_scoreB\x14\n\x12_min_keyword_score\"\'\n\x08LegScore\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x02\"\xb4\x01\n\x0cGroupedChunk\x12.\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1f.knowledgebeast.common.v1.Chunk\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x31\n\x06vector\x18\x03 \x01(\x0b\x32!.knowledgebeast.query.v1.LegScore\x12\x32\n\x07keyword\x18\x04 \x01(\x0b\x32!.knowledgebeast.query.v1.LegScore\"5\n\tTextRange\x12\x14\n\x0cstart_offset\x18\x01 \x01(\x05\x12\x12\n\nend_offset\x18\x02 \x01(\x05\"v\n\x07Snippet\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x14\n\x0cstart_offset\x18\x02 \x01(\x05\x12\x12\n\nend_offset\x18\x03 \x01(\x05\x12\x33\n\x07matches\x18\x04 \x03(\x0b\x32\".knowledgebeast.query.v1.TextRange\"n\n\x0fLegContribution\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x18\n\x10normalized_score\x18\x03 \x01(\x01\x12\x0e\n\x06weight\x18\x04 \x01(\x01\x12\x14\n\x0c\x63ontribution\x18\x05 \x01(\x01\"Z\n\rDiversityStep\x12\x11\n\trelevance\x18\x01 \x01(\x01\x12\x12\n\nsimilarity\x18\x02 \x01(\x01\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x13\n\x0brank_before\x18\x04 \x01(\x05\"3\n\rRerankingStep\x12\r\n\x05score\x18\x01 \x01(\x01\x12\x13\n\x0brank_before\x18\x02 \x01(\x05\"\x9e\x02\n\x0b\x45xplanation\x12\x38\n\x06vector\x18\x01 \x01(\x0b\x32(.knowledgebeast.query.v1.LegContribution\x12\x39\n\x07keyword\x18\x02 \x01(\x0b\x32(.knowledgebeast.query.v1.LegContribution\x12\x13\n\x0b\x66used_score\x18\x03 \x01(\x01\x12\x0f\n\x07\x66ormula\x18\x04 \x01(\t\x12\x39\n\tdiversity\x18\x05 \x01(\x0b\x32&.knowledgebeast.query.v1.DiversityStep\x12\x39\n\treranking\x18\x06 \x01(\x0b\x32&.knowledgebeast.query.v1.RerankingStep\"\xa5\x03\n\x03Hit\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12.\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1f.knowledgebeast.common.v1.Chunk\x12\r\n\x05title\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05score\x18\x05 \x01(\x02\x12\x31\n\x06vector\x18\x06 \x01(\x0b\x32!.knowledgebeast.query.v1.LegScore\x12\x32\n\x07keyword\x18\x07 \x01(\x0b\x32!.knowledgebeast.query.v1.LegScore\x12:\n\x0bmore_chunks\x18\x08 \x03(\x0b\x32%.knowledgebeast.query.v1.GroupedChunk\x12\x32\n\x08snippets\x18\t \x03(\x0b\x32 .knowledgebeast.query.v1.Snippet\x12\x39\n\x0b\x65xplanation\x18\n \x01(\x0b\x32$.knowledgebeast.query.v1.Explanation\"\x92\x03\n\x0b\x44\x65gradation\x12;\n\x06reason\x18\x01 \x01(\x0e\x32+.knowledgebeast.query.v1.Degradation.Reason\x12\x11\n\tcomponent\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf6\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12#\n\x1fREASON_VECTOR_STORE_UNAVAILABLE\x10\x01\x12\x1d\n\x19REASON_VECTOR_LEG_MISSING\x10\x02\x12 \n\x1cREASON_EMBEDDING_UNAVAILABLE\x10\x03\x12\x18\n\x14REASON_REPLICA_STALE\x10\x04\x12\x18\n\x14REASON_VECTORS_STALE\x10\x05\x12\x1c\n\x18REASON_RERANKING_SKIPPED\x10\x06\x12\x1c\n\x18REASON_DIVERSITY_SKIPPED\x10\x07\"\x8e\x01\n\tFreshness\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x17\n\x0fvector_sequence\x18\x03 \x01(\x03\x12\x15\n\rhead_sequence\x18\x04 \x01(\x03\x12\x30\n\x0c\x63ontact_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb5\x02\n\x07Timings\x12(\n\x05total\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05\x65mbed\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06vector\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07keyword\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x61ssemble\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06rerank\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd5\x02\n\x0eSearchResponse\x12*\n\x04hits\x18\x01 \x03(\x0b\x32\x1c.knowledgebeast.query.v1.Hit\x12\x31\n\x04mode\x18\x02 \x01(\x0e\x32#.knowledgebeast.query.v1.SearchMode\x12\x15\n\rdegraded_mode\x18\x03 \x01(\x08\x12:\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32$.knowledgebeast.query.v1.Degradation\x12\x35\n\tfreshness\x18\x05 \x01(\x0b\x32\".knowledgebeast.query.v1.Freshness\x12\x31\n\x07timings\x18\x06 \x01(\x0b\x32 .knowledgebeast.query.v1.Timings\x12\x17\n\x0fnext_page_token\x18\x07 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x08 \x01(\x08\"\xc8\x02\n\x12\x46indSimilarRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x30\n\x06\x66ilter\x18\x04 \x01(\x0b\x32 .knowledgebeast.common.v1.Filter\x12\x39\n\x0b\x63onsistency\x18\x05 \x01(\x0b\x32$.knowledgebeast.query.v1.Consistency\x12\x1b\n\x0e\x61llow_degraded\x18\x06 \x01(\x08H\x01\x88\x01\x01\x12\x16\n\tmin_score\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x18\n\x0bmore_chunks\x18\x08 \x01(\x05H\x03\x88\x01\x01\x42\x08\n\x06_top_kB\x11\n\x0f_allow_degradedB\x0c\n\n_min_scoreB\x0e\n\x0c_more_chunks\"\xfe\x01\n\x13\x46indSimilarResponse\x12*\n\x04hits\x18\x01 \x03(\x0b\x32\x1c.knowledgebeast.query.v1.Hit\x12\x15\n\rdegraded_mode\x18\x02 \x01(\x08\x12:\n\x0c\x64\x65gradations\x18\x03 \x03(\x0b\x32$.knowledgebeast.query.v1.Degradation\x12\x35\n\tfreshness\x18\x04 \x01(\x0b\x32\".knowledgebeast.query.v1.Freshness\x12\x31\n\x07timings\x18\x05 \x01(\x0b\x32 .knowledgebeast.query.v1.Timings\"N\n\x12\x42\x61tchSearchRequest\x12\x38\n\x08searches\x18\x01 \x03(\x0b\x32&.knowledgebeast.query.v1.SearchRequest\"\xa2\x01\n\x13\x42\x61tchSearchResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12;\n\x08response\x18\x02 \x01(\x0b\x32\'.knowledgebeast.query.v1.SearchResponseH\x00\x12\x34\n\x05\x65rror\x18\x03 \x01(\x0b\x32#.knowledgebeast.common.v1.ItemErrorH\x00\x42\t\n\x07outcome*r\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x01\x12\x16\n\x12SEARCH_MODE_VECTOR\x10\x02\x12\x17\n\x13SEARCH_MODE_KEYWORD\x10\x03*`\n\x0c\x46usionMethod\x12\x1d\n\x19\x46USION_METHOD_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46USION_METHOD_RRF\x10\x01\x12\x1a\n\x16\x46USION_METHOD_WEIGHTED\x10\x02\x32\xbf\x02\n\x0cQueryService\x12Y\n\x06Search\x12&.knowledgebeast.query.v1.SearchRequest\x1a\'.knowledgebeast.query.v1.SearchResponse\x12j\n\x0b\x42\x61tchSearch\x12+.knowledgebeast.query.v1.BatchSearchRequest\x1a,.knowledgebeast.query.v1.BatchSearchResponse0\x01\x12h\n\x0b\x46indSimilar\x12+.knowledgebeast.query.v1.FindSimilarRequest\x1a,.knowledgebeast.query.v1.FindSimilarResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'knowledgebeast.query.v1.query_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEARCHMODE']._serialized_start=2300
-  _globals['_SEARCHMODE']._serialized_end=2414
-  _globals['_FUSIONMETHOD']._serialized_start=2416
-  _globals['_FUSIONMETHOD']._serialized_end=2512
+  _globals['_SEARCHMODE']._serialized_start=4792
+  _globals['_SEARCHMODE']._serialized_end=4906
+  _globals['_FUSIONMETHOD']._serialized_start=4908
+  _globals['_FUSIONMETHOD']._serialized_end=5004
   _globals['_CONSISTENCY']._serialized_start=236
   _globals['_CONSISTENCY']._serialized_end=321
-  _globals['_SEARCHREQUEST']._serialized_start=324
-  _globals['_SEARCHREQUEST']._serialized_end=697
-  _globals['_LEGSCORE']._serialized_start=699
-  _globals['_LEGSCORE']._serialized_end=738
-  _globals['_HIT']._serialized_start=741
-  _globals['_HIT']._serialized_end=991
-  _globals['_DEGRADATION']._serialized_start=994
-  _globals['_DEGRADATION']._serialized_end=1336
-  _globals['_DEGRADATION_REASON']._serialized_start=1150
-  _globals['_DEGRADATION_REASON']._serialized_end=1336
-  _globals['_FRESHNESS']._serialized_start=1339
-  _globals['_FRESHNESS']._serialized_end=1481
-  _globals['_TIMINGS']._serialized_start=1484
-  _globals['_TIMINGS']._serialized_end=1750
-  _globals['_SEARCHRESPONSE']._serialized_start=1753
-  _globals['_SEARCHRESPONSE']._serialized_end=2053
-  _globals['_BATCHSEARCHREQUEST']._serialized_start=2055
-  _globals['_BATCHSEARCHREQUEST']._serialized_end=2133
-  _globals['_BATCHSEARCHRESPONSE']._serialized_start=2136
-  _globals['_BATCHSEARCHRESPONSE']._serialized_end=2298
-  _globals['_QUERYSERVICE']._serialized_start=2515
-  _globals['_QUERYSERVICE']._serialized_end=2728
+  _globals['_GROUPING']._serialized_start=323
+  _globals['_GROUPING']._serialized_end=375
+  _globals['_DIVERSITY']._serialized_start=377
+  _globals['_DIVERSITY']._serialized_end=420
+  _globals['_SNIPPETS']._serialized_start=422
+  _globals['_SNIPPETS']._serialized_end=524
+  _globals['_RERANKING']._serialized_start=526
+  _globals['_RERANKING']._serialized_end=577
+  _globals['_SEARCHREQUEST']._serialized_start=580
+  _globals['_SEARCHREQUEST']._serialized_end=1382
+  _globals['_LEGSCORE']._serialized_start=1384
+  _globals['_LEGSCORE']._serialized_end=1423
+  _globals['_GROUPEDCHUNK']._serialized_start=1426
+  _globals['_GROUPEDCHUNK']._serialized_end=1606
+  _globals['_TEXTRANGE']._serialized_start=1608
+  _globals['_TEXTRANGE']._serialized_end=1661
+  _globals['_SNIPPET']._serialized_start=1663
+  _globals['_SNIPPET']._serialized_end=1781
+  _globals['_LEGCONTRIBUTION']._serialized_start=1783
+  _globals['_LEGCONTRIBUTION']._serialized_end=1893
+  _globals['_DIVERSITYSTEP']._serialized_start=1895
+  _globals['_DIVERSITYSTEP']._serialized_end=1985
+  _globals['_RERANKINGSTEP']._serialized_start=1987
+  _globals['_RERANKINGSTEP']._serialized_end=2038
+  _globals['_EXPLANATION']._serialized_start=2041
+  _globals['_EXPLANATION']._serialized_end=2327
+  _globals['_HIT']._serialized_start=2330
+  _globals['_HIT']._serialized_end=2751
+  _globals['_DEGRADATION']._serialized_start=2754
+  _globals['_DEGRADATION']._serialized_end=3156
+  _globals['_DEGRADATION_REASON']._serialized_start=2910
+  _globals['_DEGRADATION_REASON']._serialized_end=3156
+  _globals['_FRESHNESS']._serialized_start=3159
+  _globals['_FRESHNESS']._serialized_end=3301
+  _globals['_TIMINGS']._serialized_start=3304
+  _globals['_TIMINGS']._serialized_end=3613
+  _globals['_SEARCHRESPONSE']._serialized_start=3616
+  _globals['_SEARCHRESPONSE']._serialized_end=3957
+  _globals['_FINDSIMILARREQUEST']._serialized_start=3960
+  _globals['_FINDSIMILARREQUEST']._serialized_end=4288
+  _globals['_FINDSIMILARRESPONSE']._serialized_start=4291
+  _globals['_FINDSIMILARRESPONSE']._serialized_end=4545
+  _globals['_BATCHSEARCHREQUEST']._serialized_start=4547
+  _globals['_BATCHSEARCHREQUEST']._serialized_end=4625
+  _globals['_BATCHSEARCHRESPONSE']._serialized_start=4628
+  _globals['_BATCHSEARCHRESPONSE']._serialized_end=4790
+  _globals['_QUERYSERVICE']._serialized_start=5007
+  _globals['_QUERYSERVICE']._serialized_end=5326
 # @@protoc_insertion_point(module_scope)

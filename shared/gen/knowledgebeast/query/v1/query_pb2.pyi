@@ -59,24 +59,26 @@ class _FusionMethod:
 class _FusionMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FusionMethod.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FUSION_METHOD_UNSPECIFIED: _FusionMethod.ValueType  # 0
-    """Reciprocal rank fusion."""
+    """Weighted."""
     FUSION_METHOD_RRF: _FusionMethod.ValueType  # 1
-    """Reciprocal rank fusion, k = 60: `alpha / (60 + rank_vector) + (1 - alpha) / (60 + rank_keyword)`, ranks from 1."""
+    """Reciprocal rank fusion: `alpha / (k + rank_vector) + (1 - alpha) / (k + rank_keyword)`, ranks from 1; k is `rrf_k`."""
     FUSION_METHOD_WEIGHTED: _FusionMethod.ValueType  # 2
-    """Weighted sum of the legs' scores, each brought to 0..1 by its smallest and largest candidate:
-    `alpha * vector + (1 - alpha) * keyword`.
+    """Weighted sum of the legs' scores, each brought to 0..1: `alpha * vector + (1 - alpha) * keyword`. Vector scores by the leg's smallest and
+    largest candidate. Keyword scores by the smallest, and by the largest or a quarter of the largest score that any text could have for the
+    query, whichever is more: so keyword hits that share little with the query count little.
     """
 
 class FusionMethod(_FusionMethod, metaclass=_FusionMethodEnumTypeWrapper):
     """How the two legs of a hybrid search become one list."""
 
 FUSION_METHOD_UNSPECIFIED: FusionMethod.ValueType  # 0
-"""Reciprocal rank fusion."""
+"""Weighted."""
 FUSION_METHOD_RRF: FusionMethod.ValueType  # 1
-"""Reciprocal rank fusion, k = 60: `alpha / (60 + rank_vector) + (1 - alpha) / (60 + rank_keyword)`, ranks from 1."""
+"""Reciprocal rank fusion: `alpha / (k + rank_vector) + (1 - alpha) / (k + rank_keyword)`, ranks from 1; k is `rrf_k`."""
 FUSION_METHOD_WEIGHTED: FusionMethod.ValueType  # 2
-"""Weighted sum of the legs' scores, each brought to 0..1 by its smallest and largest candidate:
-`alpha * vector + (1 - alpha) * keyword`.
+"""Weighted sum of the legs' scores, each brought to 0..1: `alpha * vector + (1 - alpha) * keyword`. Vector scores by the leg's smallest and
+largest candidate. Keyword scores by the smallest, and by the largest or a quarter of the largest score that any text could have for the
+query, whichever is more: so keyword hits that share little with the query count little.
 """
 Global___FusionMethod: _TypeAlias = FusionMethod  # noqa: Y015
 
@@ -111,6 +113,112 @@ class Consistency(_message.Message):
 Global___Consistency: _TypeAlias = Consistency  # noqa: Y015
 
 @_typing.final
+class Grouping(_message.Message):
+    """Hits of one document become one: its best chunk, and some of its others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MORE_CHUNKS_FIELD_NUMBER: _builtins.int
+    more_chunks: _builtins.int
+    """Chunks of the document that come with its best one, 0 to 100, if they are among the candidates. Default: 2."""
+    def __init__(
+        self,
+        *,
+        more_chunks: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_more_chunks", b"_more_chunks", "more_chunks", b"more_chunks"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_more_chunks", b"_more_chunks", "more_chunks", b"more_chunks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__more_chunks: _TypeAlias = _typing.Literal["more_chunks"]  # noqa: Y015
+    _WhichOneofArgType__more_chunks: _TypeAlias = _typing.Literal["_more_chunks", b"_more_chunks"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__more_chunks) -> _WhichOneofReturnType__more_chunks | None: ...
+
+Global___Grouping: _TypeAlias = Grouping  # noqa: Y015
+
+@_typing.final
+class Diversity(_message.Message):
+    """Hits are chosen for what they add to those before them (maximal marginal relevance, Carbonell and Goldstein 1998): each is the candidate with
+    the largest `lambda * relevance - (1 - lambda) * similarity`, where the relevance is the score brought to 0..1 and the similarity the
+    largest cosine to a hit before it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAMBDA_FIELD_NUMBER: _builtins.int
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lambda", b"_lambda", "lambda", b"lambda"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lambda", b"_lambda", "lambda", b"lambda"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lambda: _TypeAlias = _typing.Literal["lambda"]  # noqa: Y015
+    _WhichOneofArgType__lambda: _TypeAlias = _typing.Literal["_lambda", b"_lambda"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lambda) -> _WhichOneofReturnType__lambda | None: ...
+
+Global___Diversity: _TypeAlias = Diversity  # noqa: Y015
+
+@_typing.final
+class Snippets(_message.Message):
+    """Parts of the chunk's text around the words that were looked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_CHARACTERS_FIELD_NUMBER: _builtins.int
+    MAX_SNIPPETS_FIELD_NUMBER: _builtins.int
+    max_characters: _builtins.int
+    """Length of a snippet in Unicode code points, 20 to 2,000. Default: 240."""
+    max_snippets: _builtins.int
+    """Snippets a hit at most, 1 to 5. Default: 1."""
+    def __init__(
+        self,
+        *,
+        max_characters: _builtins.int | None = ...,
+        max_snippets: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_characters", b"_max_characters", "_max_snippets", b"_max_snippets", "max_characters", b"max_characters", "max_snippets", b"max_snippets"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_characters", b"_max_characters", "_max_snippets", b"_max_snippets", "max_characters", b"max_characters", "max_snippets", b"max_snippets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_characters: _TypeAlias = _typing.Literal["max_characters"]  # noqa: Y015
+    _WhichOneofArgType__max_characters: _TypeAlias = _typing.Literal["_max_characters", b"_max_characters"]  # noqa: Y015
+    _WhichOneofReturnType__max_snippets: _TypeAlias = _typing.Literal["max_snippets"]  # noqa: Y015
+    _WhichOneofArgType__max_snippets: _TypeAlias = _typing.Literal["_max_snippets", b"_max_snippets"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_characters) -> _WhichOneofReturnType__max_characters | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_snippets) -> _WhichOneofReturnType__max_snippets | None: ...
+
+Global___Snippets: _TypeAlias = Snippets  # noqa: Y015
+
+@_typing.final
+class Reranking(_message.Message):
+    """The best hits are ordered again by a model that reads query and text together. FAILED_PRECONDITION when the service has none. When time is
+    short, the order stays as it was and the answer says so (REASON_RERANKING_SKIPPED).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    candidates: _builtins.int
+    """Hits that are ordered again, 1 to 200. Default: 20. Those behind them keep their order."""
+    def __init__(
+        self,
+        *,
+        candidates: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "candidates", b"candidates"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "candidates", b"candidates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__candidates: _TypeAlias = _typing.Literal["candidates"]  # noqa: Y015
+    _WhichOneofArgType__candidates: _TypeAlias = _typing.Literal["_candidates", b"_candidates"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__candidates) -> _WhichOneofReturnType__candidates | None: ...
+
+Global___Reranking: _TypeAlias = Reranking  # noqa: Y015
+
+@_typing.final
 class SearchRequest(_message.Message):
     """Request of QueryService.Search."""
 
@@ -125,6 +233,16 @@ class SearchRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     ALLOW_DEGRADED_FIELD_NUMBER: _builtins.int
+    RRF_K_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    MIN_VECTOR_SCORE_FIELD_NUMBER: _builtins.int
+    MIN_KEYWORD_SCORE_FIELD_NUMBER: _builtins.int
+    GROUPING_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    SNIPPETS_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
+    RERANKING_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Id of the project."""
     query: _builtins.str
@@ -134,11 +252,25 @@ class SearchRequest(_message.Message):
     top_k: _builtins.int
     """Number of hits, 1 to 1,000. Default: 10."""
     fusion: Global___FusionMethod.ValueType
-    """Default: reciprocal rank fusion."""
+    """Default: weighted, which measured best (docs/adr/0010-default-fusion.md)."""
     alpha: _builtins.float
-    """Weight of the vector leg in a hybrid search, 0 to 1. Default: 0.5."""
+    """Weight of the vector leg in a hybrid search, 0 to 1. Default: 0.6 in weighted fusion, 0.5 in reciprocal rank fusion."""
     allow_degraded: _builtins.bool
     """false: UNAVAILABLE instead of a degraded answer. Default: true."""
+    rrf_k: _builtins.int
+    """The constant of reciprocal rank fusion, 1 to 10,000: the smaller, the more the first places count. Default: 60."""
+    candidates: _builtins.int
+    """Candidates that each leg gives, 100 to 1,000, and never fewer than `top_k`. Pages go through what they fuse to, and end there. Default: 100."""
+    min_vector_score: _builtins.float
+    """Candidates of the vector leg below this cosine similarity are left out, -1 to 1. The keyword leg may still find them."""
+    min_keyword_score: _builtins.float
+    """Candidates of the keyword leg below this BM25 score are left out, 0 or more. The vector leg may still find them."""
+    explain: _builtins.bool
+    """Each hit says how its score came about."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; everything else must be as it was then. A page never repeats a hit of the pages before it nor skips
+    one: if changes to the project would make it so, ABORTED (reason PAGE_TOKEN_STALE) asks for the first page again.
+    """
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """Only documents that match."""
@@ -146,6 +278,22 @@ class SearchRequest(_message.Message):
     @_builtins.property
     def consistency(self) -> Global___Consistency:
         """Default: minimize latency."""
+
+    @_builtins.property
+    def grouping(self) -> Global___Grouping:
+        """Not set: every chunk is a hit of its own."""
+
+    @_builtins.property
+    def diversity(self) -> Global___Diversity:
+        """Not set: by score alone."""
+
+    @_builtins.property
+    def snippets(self) -> Global___Snippets:
+        """Not set: no snippets."""
+
+    @_builtins.property
+    def reranking(self) -> Global___Reranking:
+        """Not set: no reranking."""
 
     def __init__(
         self,
@@ -159,21 +307,47 @@ class SearchRequest(_message.Message):
         filter: _filter_pb2.Filter | None = ...,
         consistency: Global___Consistency | None = ...,
         allow_degraded: _builtins.bool | None = ...,
+        rrf_k: _builtins.int | None = ...,
+        candidates: _builtins.int | None = ...,
+        min_vector_score: _builtins.float | None = ...,
+        min_keyword_score: _builtins.float | None = ...,
+        grouping: Global___Grouping | None = ...,
+        diversity: Global___Diversity | None = ...,
+        snippets: Global___Snippets | None = ...,
+        explain: _builtins.bool = ...,
+        reranking: Global___Reranking | None = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_degraded", b"_allow_degraded", "_alpha", b"_alpha", "_top_k", b"_top_k", "allow_degraded", b"allow_degraded", "alpha", b"alpha", "consistency", b"consistency", "filter", b"filter", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_degraded", b"_allow_degraded", "_alpha", b"_alpha", "_candidates", b"_candidates", "_min_keyword_score", b"_min_keyword_score", "_min_vector_score", b"_min_vector_score", "_rrf_k", b"_rrf_k", "_top_k", b"_top_k", "allow_degraded", b"allow_degraded", "alpha", b"alpha", "candidates", b"candidates", "consistency", b"consistency", "diversity", b"diversity", "filter", b"filter", "grouping", b"grouping", "min_keyword_score", b"min_keyword_score", "min_vector_score", b"min_vector_score", "reranking", b"reranking", "rrf_k", b"rrf_k", "snippets", b"snippets", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_degraded", b"_allow_degraded", "_alpha", b"_alpha", "_top_k", b"_top_k", "allow_degraded", b"allow_degraded", "alpha", b"alpha", "consistency", b"consistency", "filter", b"filter", "fusion", b"fusion", "mode", b"mode", "project_id", b"project_id", "query", b"query", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_degraded", b"_allow_degraded", "_alpha", b"_alpha", "_candidates", b"_candidates", "_min_keyword_score", b"_min_keyword_score", "_min_vector_score", b"_min_vector_score", "_rrf_k", b"_rrf_k", "_top_k", b"_top_k", "allow_degraded", b"allow_degraded", "alpha", b"alpha", "candidates", b"candidates", "consistency", b"consistency", "diversity", b"diversity", "explain", b"explain", "filter", b"filter", "fusion", b"fusion", "grouping", b"grouping", "min_keyword_score", b"min_keyword_score", "min_vector_score", b"min_vector_score", "mode", b"mode", "page_token", b"page_token", "project_id", b"project_id", "query", b"query", "reranking", b"reranking", "rrf_k", b"rrf_k", "snippets", b"snippets", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_degraded: _TypeAlias = _typing.Literal["allow_degraded"]  # noqa: Y015
     _WhichOneofArgType__allow_degraded: _TypeAlias = _typing.Literal["_allow_degraded", b"_allow_degraded"]  # noqa: Y015
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__candidates: _TypeAlias = _typing.Literal["candidates"]  # noqa: Y015
+    _WhichOneofArgType__candidates: _TypeAlias = _typing.Literal["_candidates", b"_candidates"]  # noqa: Y015
+    _WhichOneofReturnType__min_keyword_score: _TypeAlias = _typing.Literal["min_keyword_score"]  # noqa: Y015
+    _WhichOneofArgType__min_keyword_score: _TypeAlias = _typing.Literal["_min_keyword_score", b"_min_keyword_score"]  # noqa: Y015
+    _WhichOneofReturnType__min_vector_score: _TypeAlias = _typing.Literal["min_vector_score"]  # noqa: Y015
+    _WhichOneofArgType__min_vector_score: _TypeAlias = _typing.Literal["_min_vector_score", b"_min_vector_score"]  # noqa: Y015
+    _WhichOneofReturnType__rrf_k: _TypeAlias = _typing.Literal["rrf_k"]  # noqa: Y015
+    _WhichOneofArgType__rrf_k: _TypeAlias = _typing.Literal["_rrf_k", b"_rrf_k"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_degraded) -> _WhichOneofReturnType__allow_degraded | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__candidates) -> _WhichOneofReturnType__candidates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_keyword_score) -> _WhichOneofReturnType__min_keyword_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_vector_score) -> _WhichOneofReturnType__min_vector_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rrf_k) -> _WhichOneofReturnType__rrf_k | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
 
@@ -188,7 +362,7 @@ class LegScore(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
-    """Place among the leg's candidates, from 1."""
+    """Place among the leg's candidates, from 1; equal scores share the better place."""
     score: _builtins.float
     """Vector leg: cosine similarity, -1 to 1. Keyword leg: BM25."""
     def __init__(
@@ -206,8 +380,260 @@ class LegScore(_message.Message):
 Global___LegScore: _TypeAlias = LegScore  # noqa: Y015
 
 @_typing.final
+class GroupedChunk(_message.Message):
+    """A chunk of a hit's document, with its own score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    KEYWORD_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """Its score, on the scale of the hit's."""
+    @_builtins.property
+    def chunk(self) -> _types_pb2.Chunk:
+        """The chunk with its text and offsets."""
+
+    @_builtins.property
+    def vector(self) -> Global___LegScore:
+        """Not set when the vector leg did not have the chunk among its candidates."""
+
+    @_builtins.property
+    def keyword(self) -> Global___LegScore:
+        """Not set when the keyword leg did not have the chunk among its candidates."""
+
+    def __init__(
+        self,
+        *,
+        chunk: _types_pb2.Chunk | None = ...,
+        score: _builtins.float = ...,
+        vector: Global___LegScore | None = ...,
+        keyword: Global___LegScore | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "keyword", b"keyword", "vector", b"vector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "keyword", b"keyword", "score", b"score", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupedChunk: _TypeAlias = GroupedChunk  # noqa: Y015
+
+@_typing.final
+class TextRange(_message.Message):
+    """A range of a text, in Unicode code points."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_OFFSET_FIELD_NUMBER: _builtins.int
+    END_OFFSET_FIELD_NUMBER: _builtins.int
+    start_offset: _builtins.int
+    """Where it begins."""
+    end_offset: _builtins.int
+    """Where it ends (exclusive)."""
+    def __init__(
+        self,
+        *,
+        start_offset: _builtins.int = ...,
+        end_offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_offset", b"end_offset", "start_offset", b"start_offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextRange: _TypeAlias = TextRange  # noqa: Y015
+
+@_typing.final
+class Snippet(_message.Message):
+    """A part of a document's text: `text[start_offset:end_offset]`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    START_OFFSET_FIELD_NUMBER: _builtins.int
+    END_OFFSET_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text."""
+    start_offset: _builtins.int
+    """Where it begins in the document's text, in Unicode code points."""
+    end_offset: _builtins.int
+    """Where it ends (exclusive) in the document's text, in Unicode code points."""
+    @_builtins.property
+    def matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextRange]:
+        """The words that were looked for, as ranges of `text`, rising, without overlap. Empty in a chunk that was found by meaning alone."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        start_offset: _builtins.int = ...,
+        end_offset: _builtins.int = ...,
+        matches: _abc.Iterable[Global___TextRange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_offset", b"end_offset", "matches", b"matches", "start_offset", b"start_offset", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Snippet: _TypeAlias = Snippet  # noqa: Y015
+
+@_typing.final
+class LegContribution(_message.Message):
+    """What a leg adds to a hit's score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    NORMALIZED_SCORE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    CONTRIBUTION_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """Place among the leg's candidates, from 1."""
+    score: _builtins.float
+    """The leg's own score: cosine similarity or BM25."""
+    normalized_score: _builtins.float
+    """What is weighted: `1 / (k + rank)` in reciprocal rank fusion, the score brought to 0..1 in weighted fusion, the score itself in a search
+    with one leg.
+    """
+    weight: _builtins.float
+    """alpha, 1 - alpha, or 1 in a search with one leg."""
+    contribution: _builtins.float
+    """`weight * normalized_score`."""
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        score: _builtins.float = ...,
+        normalized_score: _builtins.float = ...,
+        weight: _builtins.float = ...,
+        contribution: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contribution", b"contribution", "normalized_score", b"normalized_score", "rank", b"rank", "score", b"score", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LegContribution: _TypeAlias = LegContribution  # noqa: Y015
+
+@_typing.final
+class DiversityStep(_message.Message):
+    """How diversity placed a hit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEVANCE_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    RANK_BEFORE_FIELD_NUMBER: _builtins.int
+    relevance: _builtins.float
+    """The hit's score brought to 0..1."""
+    similarity: _builtins.float
+    """The largest cosine similarity to a hit before it; 0 for the first."""
+    value: _builtins.float
+    """`lambda * relevance - (1 - lambda) * similarity`."""
+    rank_before: _builtins.int
+    """Place by score alone, from 1."""
+    def __init__(
+        self,
+        *,
+        relevance: _builtins.float = ...,
+        similarity: _builtins.float = ...,
+        value: _builtins.float = ...,
+        rank_before: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rank_before", b"rank_before", "relevance", b"relevance", "similarity", b"similarity", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiversityStep: _TypeAlias = DiversityStep  # noqa: Y015
+
+@_typing.final
+class RerankingStep(_message.Message):
+    """How the reranker placed a hit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: _builtins.int
+    RANK_BEFORE_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """The reranker's score; larger is better."""
+    rank_before: _builtins.int
+    """Place before reranking, from 1."""
+    def __init__(
+        self,
+        *,
+        score: _builtins.float = ...,
+        rank_before: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rank_before", b"rank_before", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerankingStep: _TypeAlias = RerankingStep  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    """How a score came about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VECTOR_FIELD_NUMBER: _builtins.int
+    KEYWORD_FIELD_NUMBER: _builtins.int
+    FUSED_SCORE_FIELD_NUMBER: _builtins.int
+    FORMULA_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    RERANKING_FIELD_NUMBER: _builtins.int
+    fused_score: _builtins.float
+    """The sum of the contributions: the hit's score, unless it was reranked."""
+    formula: _builtins.str
+    """The arithmetic in one line, for people."""
+    @_builtins.property
+    def vector(self) -> Global___LegContribution:
+        """Not set when the leg did not have the chunk among its candidates."""
+
+    @_builtins.property
+    def keyword(self) -> Global___LegContribution:
+        """Not set when the leg did not have the chunk among its candidates."""
+
+    @_builtins.property
+    def diversity(self) -> Global___DiversityStep:
+        """Set when diversity was asked for."""
+
+    @_builtins.property
+    def reranking(self) -> Global___RerankingStep:
+        """Set when the hit was reranked."""
+
+    def __init__(
+        self,
+        *,
+        vector: Global___LegContribution | None = ...,
+        keyword: Global___LegContribution | None = ...,
+        fused_score: _builtins.float = ...,
+        formula: _builtins.str = ...,
+        diversity: Global___DiversityStep | None = ...,
+        reranking: Global___RerankingStep | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["diversity", b"diversity", "keyword", b"keyword", "reranking", b"reranking", "vector", b"vector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diversity", b"diversity", "formula", b"formula", "fused_score", b"fused_score", "keyword", b"keyword", "reranking", b"reranking", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
 class Hit(_message.Message):
-    """One chunk that was found."""
+    """One chunk that was found, or one document when hits are grouped."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -218,12 +644,17 @@ class Hit(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
     KEYWORD_FIELD_NUMBER: _builtins.int
+    MORE_CHUNKS_FIELD_NUMBER: _builtins.int
+    SNIPPETS_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """Id of the document."""
     title: _builtins.str
     """Title of the document."""
     score: _builtins.float
-    """What the hits are sorted by, the largest first: the fused score in a hybrid search, else the leg's own."""
+    """What the hits are sorted by, the largest first: the fused score in a hybrid search, else the leg's own; the reranker's where it was asked. With
+    diversity, the order is its own.
+    """
     @_builtins.property
     def chunk(self) -> _types_pb2.Chunk:
         """The chunk with its text and offsets."""
@@ -240,6 +671,18 @@ class Hit(_message.Message):
     def keyword(self) -> Global___LegScore:
         """Not set when the keyword leg did not have the chunk among its candidates."""
 
+    @_builtins.property
+    def more_chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupedChunk]:
+        """Further chunks of the document, best first, as many as the grouping asks for."""
+
+    @_builtins.property
+    def snippets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snippet]:
+        """Parts of the chunk's text around the words that were looked for, if the request asks for them; else empty."""
+
+    @_builtins.property
+    def explanation(self) -> Global___Explanation:
+        """Set if the request asks for it."""
+
     def __init__(
         self,
         *,
@@ -250,10 +693,13 @@ class Hit(_message.Message):
         score: _builtins.float = ...,
         vector: Global___LegScore | None = ...,
         keyword: Global___LegScore | None = ...,
+        more_chunks: _abc.Iterable[Global___GroupedChunk] | None = ...,
+        snippets: _abc.Iterable[Global___Snippet] | None = ...,
+        explanation: Global___Explanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "keyword", b"keyword", "metadata", b"metadata", "vector", b"vector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "explanation", b"explanation", "keyword", b"keyword", "metadata", b"metadata", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "document_id", b"document_id", "keyword", b"keyword", "metadata", b"metadata", "score", b"score", "title", b"title", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "document_id", b"document_id", "explanation", b"explanation", "keyword", b"keyword", "metadata", b"metadata", "more_chunks", b"more_chunks", "score", b"score", "snippets", b"snippets", "title", b"title", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,6 +729,10 @@ class Degradation(_message.Message):
         """The change feed is interrupted: later writes may be missing."""
         REASON_VECTORS_STALE: Degradation._Reason.ValueType  # 5
         """Vectors of the latest writes are not there yet, though the request asked for them."""
+        REASON_RERANKING_SKIPPED: Degradation._Reason.ValueType  # 6
+        """Reranking was asked for and could not be done in time: the order is that of the scores."""
+        REASON_DIVERSITY_SKIPPED: Degradation._Reason.ValueType  # 7
+        """Diversity was asked for, and this replica does not keep the vectors that it needs: the order is that of the scores."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """What is missing."""
@@ -299,6 +749,10 @@ class Degradation(_message.Message):
     """The change feed is interrupted: later writes may be missing."""
     REASON_VECTORS_STALE: Degradation.Reason.ValueType  # 5
     """Vectors of the latest writes are not there yet, though the request asked for them."""
+    REASON_RERANKING_SKIPPED: Degradation.Reason.ValueType  # 6
+    """Reranking was asked for and could not be done in time: the order is that of the scores."""
+    REASON_DIVERSITY_SKIPPED: Degradation.Reason.ValueType  # 7
+    """Diversity was asked for, and this replica does not keep the vectors that it needs: the order is that of the scores."""
 
     REASON_FIELD_NUMBER: _builtins.int
     COMPONENT_FIELD_NUMBER: _builtins.int
@@ -307,7 +761,7 @@ class Degradation(_message.Message):
     reason: Global___Degradation.Reason.ValueType
     """What is missing."""
     component: _builtins.str
-    """The component at fault: `chromadb`, `embedding_model`, `change_feed`, `projector`."""
+    """The component at fault: `chromadb`, `embedding_model`, `change_feed`, `projector`, `reranker`, `replica`."""
     message: _builtins.str
     """Text for people."""
     @_builtins.property
@@ -382,6 +836,7 @@ class Timings(_message.Message):
     VECTOR_FIELD_NUMBER: _builtins.int
     KEYWORD_FIELD_NUMBER: _builtins.int
     ASSEMBLE_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def total(self) -> _duration_pb2.Duration:
         """From the arrival of the request to the answer."""
@@ -404,7 +859,11 @@ class Timings(_message.Message):
 
     @_builtins.property
     def assemble(self) -> _duration_pb2.Duration:
-        """Fusing, and reading text and metadata."""
+        """Fusing, grouping, diversity, and reading text and metadata."""
+
+    @_builtins.property
+    def rerank(self) -> _duration_pb2.Duration:
+        """Reranking."""
 
     def __init__(
         self,
@@ -415,10 +874,11 @@ class Timings(_message.Message):
         vector: _duration_pb2.Duration | None = ...,
         keyword: _duration_pb2.Duration | None = ...,
         assemble: _duration_pb2.Duration | None = ...,
+        rerank: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assemble", b"assemble", "embed", b"embed", "keyword", b"keyword", "total", b"total", "vector", b"vector", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assemble", b"assemble", "embed", b"embed", "keyword", b"keyword", "rerank", b"rerank", "total", b"total", "vector", b"vector", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assemble", b"assemble", "embed", b"embed", "keyword", b"keyword", "total", b"total", "vector", b"vector", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assemble", b"assemble", "embed", b"embed", "keyword", b"keyword", "rerank", b"rerank", "total", b"total", "vector", b"vector", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -436,10 +896,16 @@ class SearchResponse(_message.Message):
     DEGRADATIONS_FIELD_NUMBER: _builtins.int
     FRESHNESS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     mode: Global___SearchMode.ValueType
     """The mode that was searched with."""
     degraded_mode: _builtins.bool
     """Something is missing from this answer: see `degradations`."""
+    next_page_token: _builtins.str
+    """Asks for the next page; empty on the last one. A page may have fewer hits than `top_k` before the last: when more would not fit a message."""
+    cached: _builtins.bool
+    """The hits are those of an equal search, kept since; nothing that could change them has happened."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """The hits, best first. Equal scores are ordered by chunk id."""
@@ -465,14 +931,131 @@ class SearchResponse(_message.Message):
         degradations: _abc.Iterable[Global___Degradation] | None = ...,
         freshness: Global___Freshness | None = ...,
         timings: Global___Timings | None = ...,
+        next_page_token: _builtins.str = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degradations", b"degradations", "degraded_mode", b"degraded_mode", "freshness", b"freshness", "hits", b"hits", "mode", b"mode", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "degradations", b"degradations", "degraded_mode", b"degraded_mode", "freshness", b"freshness", "hits", b"hits", "mode", b"mode", "next_page_token", b"next_page_token", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class FindSimilarRequest(_message.Message):
+    """Request of QueryService.FindSimilar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    ALLOW_DEGRADED_FIELD_NUMBER: _builtins.int
+    MIN_SCORE_FIELD_NUMBER: _builtins.int
+    MORE_CHUNKS_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Id of the project."""
+    document_id: _builtins.str
+    """The document that others are compared with, by the mean of its chunks' vectors. It is no hit itself."""
+    top_k: _builtins.int
+    """Number of documents, 1 to 1,000. Default: 10."""
+    allow_degraded: _builtins.bool
+    """false: UNAVAILABLE instead of a degraded answer. Default: true."""
+    min_score: _builtins.float
+    """Chunks below this cosine similarity are left out, -1 to 1."""
+    more_chunks: _builtins.int
+    """Chunks of a document that come with its best one, 0 to 100. Default: 0."""
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Only documents that match."""
+
+    @_builtins.property
+    def consistency(self) -> Global___Consistency:
+        """Default: minimize latency."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+        top_k: _builtins.int | None = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        consistency: Global___Consistency | None = ...,
+        allow_degraded: _builtins.bool | None = ...,
+        min_score: _builtins.float | None = ...,
+        more_chunks: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_degraded", b"_allow_degraded", "_min_score", b"_min_score", "_more_chunks", b"_more_chunks", "_top_k", b"_top_k", "allow_degraded", b"allow_degraded", "consistency", b"consistency", "filter", b"filter", "min_score", b"min_score", "more_chunks", b"more_chunks", "top_k", b"top_k"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_degraded", b"_allow_degraded", "_min_score", b"_min_score", "_more_chunks", b"_more_chunks", "_top_k", b"_top_k", "allow_degraded", b"allow_degraded", "consistency", b"consistency", "document_id", b"document_id", "filter", b"filter", "min_score", b"min_score", "more_chunks", b"more_chunks", "project_id", b"project_id", "top_k", b"top_k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__allow_degraded: _TypeAlias = _typing.Literal["allow_degraded"]  # noqa: Y015
+    _WhichOneofArgType__allow_degraded: _TypeAlias = _typing.Literal["_allow_degraded", b"_allow_degraded"]  # noqa: Y015
+    _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
+    _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
+    _WhichOneofReturnType__more_chunks: _TypeAlias = _typing.Literal["more_chunks"]  # noqa: Y015
+    _WhichOneofArgType__more_chunks: _TypeAlias = _typing.Literal["_more_chunks", b"_more_chunks"]  # noqa: Y015
+    _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
+    _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_degraded) -> _WhichOneofReturnType__allow_degraded | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__more_chunks) -> _WhichOneofReturnType__more_chunks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
+
+Global___FindSimilarRequest: _TypeAlias = FindSimilarRequest  # noqa: Y015
+
+@_typing.final
+class FindSimilarResponse(_message.Message):
+    """Response of QueryService.FindSimilar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HITS_FIELD_NUMBER: _builtins.int
+    DEGRADED_MODE_FIELD_NUMBER: _builtins.int
+    DEGRADATIONS_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    degraded_mode: _builtins.bool
+    """Something is missing from this answer: see `degradations`."""
+    @_builtins.property
+    def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
+        """One hit a document, by its most similar chunk, best first."""
+
+    @_builtins.property
+    def degradations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Degradation]:
+        """What is missing, and why."""
+
+    @_builtins.property
+    def freshness(self) -> Global___Freshness:
+        """How fresh the answer is."""
+
+    @_builtins.property
+    def timings(self) -> Global___Timings:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        hits: _abc.Iterable[Global___Hit] | None = ...,
+        degraded_mode: _builtins.bool = ...,
+        degradations: _abc.Iterable[Global___Degradation] | None = ...,
+        freshness: Global___Freshness | None = ...,
+        timings: Global___Timings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness", "timings", b"timings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degradations", b"degradations", "degraded_mode", b"degraded_mode", "freshness", b"freshness", "hits", b"hits", "timings", b"timings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindSimilarResponse: _TypeAlias = FindSimilarResponse  # noqa: Y015
 
 @_typing.final
 class BatchSearchRequest(_message.Message):

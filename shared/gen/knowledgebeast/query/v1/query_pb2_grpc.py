@@ -45,6 +45,11 @@ class QueryServiceStub:
                 request_serializer=knowledgebeast_dot_query_dot_v1_dot_query__pb2.BatchSearchRequest.SerializeToString,
                 response_deserializer=knowledgebeast_dot_query_dot_v1_dot_query__pb2.BatchSearchResponse.FromString,
                 _registered_method=True)
+        self.FindSimilar = channel.unary_unary(
+                '/knowledgebeast.query.v1.QueryService/FindSimilar',
+                request_serializer=knowledgebeast_dot_query_dot_v1_dot_query__pb2.FindSimilarRequest.SerializeToString,
+                response_deserializer=knowledgebeast_dot_query_dot_v1_dot_query__pb2.FindSimilarResponse.FromString,
+                _registered_method=True)
 
 
 class QueryServiceServicer:
@@ -59,7 +64,14 @@ class QueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchSearch(self, request, context):
-        """Answers several searches, each as soon as it is ready, in any order.
+        """Answers several searches, each as soon as it is ready, in any order. Their queries are embedded together.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindSimilar(self, request, context):
+        """Finds documents that are like a document, by meaning. NOT_FOUND when this replica does not know the document.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +89,11 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.BatchSearch,
                     request_deserializer=knowledgebeast_dot_query_dot_v1_dot_query__pb2.BatchSearchRequest.FromString,
                     response_serializer=knowledgebeast_dot_query_dot_v1_dot_query__pb2.BatchSearchResponse.SerializeToString,
+            ),
+            'FindSimilar': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindSimilar,
+                    request_deserializer=knowledgebeast_dot_query_dot_v1_dot_query__pb2.FindSimilarRequest.FromString,
+                    response_serializer=knowledgebeast_dot_query_dot_v1_dot_query__pb2.FindSimilarResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class QueryService:
             '/knowledgebeast.query.v1.QueryService/BatchSearch',
             knowledgebeast_dot_query_dot_v1_dot_query__pb2.BatchSearchRequest.SerializeToString,
             knowledgebeast_dot_query_dot_v1_dot_query__pb2.BatchSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindSimilar(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/knowledgebeast.query.v1.QueryService/FindSimilar',
+            knowledgebeast_dot_query_dot_v1_dot_query__pb2.FindSimilarRequest.SerializeToString,
+            knowledgebeast_dot_query_dot_v1_dot_query__pb2.FindSimilarResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,112 @@
+"""Running the legs of a search side by side: embed the query and ask for its neighbours; look its words up."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from services.query.application.degradation import Degradations, Outages
+from services.query.application.fusion import Fused, Ranking, alone, reciprocal_rank_fusion, weighted_fusion
+from services.query.application.query import Query
+from services.query.application.stopwatch import Stopwatch
+from services.query.application.vector_leg import VectorCandidates, VectorLeg
+from services.query.ports import SearchIndex
+from services.query.replica.model import Pks, ReplicaProject
+from shared.domain import Vector
+from shared.errors import UnavailableError
+from shared.observability import metrics
+from shared.ports import Embedder
+from shared.resilience.deadline import Deadline
+from shared.search import DegradationReason, FusionMethod, SearchMode
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Seconds that parts of a search get at most."""
+
+    embed: float
+    vector: float
+    rerank: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the legs found, fused. `from_replica`: the replica's own vectors were searched, not the vector store's."""
+
+    fused: Fused
+    from_replica: bool
+
+
+class Legs:
+    """The two legs of a search."""
+
+    def __init__(self, index: SearchIndex, vector_leg: VectorLeg, budgets: Budgets, outages: Outages) -> None:
+        self._index = index
+        self._vector_leg = vector_leg
+        self._budgets = budgets
+        self._outages = outages
+
+    async def run(
+        self, query: Query, project: ReplicaProject, embedder: Embedder, deadline: Deadline, degradations: Degradations, watch: Stopwatch
+    ) -> Found:
+        """Runs the legs that the mode asks for; the keyword leg also where the vector leg has failed altogether."""
+        allowed = None if query.filter is None else await asyncio.to_thread(self._index.allowed, query.project_id, query.filter)
+        if query.mode is SearchMode.KEYWORD:
+            return Found(alone(keyword=await self._keyword(query, allowed, watch)), from_replica=False)
+        vector = self._vector(query, project, embedder, allowed, deadline, degradations, watch)
+        if query.mode is SearchMode.HYBRID:
+            # gather, not a TaskGroup, because what a leg raises is for the client: it must not come wrapped in a group.
+            found, keyword = await asyncio.gather(vector, self._keyword(query, allowed, watch))
+            if found is None:
+                return Found(alone(keyword=keyword), from_replica=False)
+            return Found(self._fuse(query, _above(query.min_vector_score, found.ranking), keyword), found.from_replica)
+        found = await vector
+        if found is None:
+            return Found(alone(keyword=await self._keyword(query, allowed, watch)), from_replica=False)
+        return Found(alone(vector=_above(query.min_vector_score, found.ranking)), found.from_replica)
+
+    def _fuse(self, query: Query, vector: Ranking, keyword: Ranking) -> Fused:
+        if query.fusion is FusionMethod.RRF:
+            return reciprocal_rank_fusion(vector, keyword, alpha=query.vector_weight, k=query.rrf_k)
+        return weighted_fusion(vector, keyword, alpha=query.vector_weight, ceiling=self._index.keyword_ceiling(query.project_id, query.text))
+
+    async def _keyword(self, query: Query, allowed: Pks | None, watch: Stopwatch) -> Ranking:
+        with watch.stage("keyword"), metrics.KEYWORD_SEARCH_DURATION.time():
+            ranking = await asyncio.to_thread(self._index.keyword, query.project_id, query.text, query.window, allowed)
+        return _above(query.min_keyword_score, ranking)
+
+    async def _vector(
+        self,
+        query: Query,
+        project: ReplicaProject,
+        embedder: Embedder,
+        allowed: Pks | None,
+        deadline: Deadline,
+        degradations: Degradations,
+        watch: Stopwatch,
+    ) -> VectorCandidates | None:
+        with watch.stage("embed"):
+            vector = await self._embed(query, embedder, deadline, degradations)
+        if vector is None:
+            return None
+        with watch.stage("vector"), metrics.VECTOR_SEARCH_DURATION.time():
+            return await self._vector_leg.search(project, vector, query.window, allowed, deadline.within(self._budgets.vector), degradations)
+
+    async def _embed(self, query: Query, embedder: Embedder, deadline: Deadline, degradations: Degradations) -> Vector | None:
+        """The query's vector; None, and noted as missing, if it cannot be had in time."""
+        try:
+            async with asyncio.timeout(deadline.within(self._budgets.embed).remaining()):
+                vectors = await embedder.embed([query.text])
+        except (UnavailableError, TimeoutError):
+            degradations.add(
+                DegradationReason.EMBEDDING_UNAVAILABLE, "embedding_model", "the query could not be embedded; these are keyword hits alone"
+            )
+            return None
+        self._outages.worked("embedding_model")
+        vector: Vector = vectors[0]
+        return vector
+
+
+def _above(least: float | None, ranking: Ranking) -> Ranking:
+    """The candidates, best first, whose score is not below `least`."""
+    return ranking if least is None else [(key, score) for key, score in ranking if score >= least]

@@ -1,0 +1,1 @@
+"""How good the answers are, and the collection that says so."""
