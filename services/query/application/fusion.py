@@ -7,7 +7,8 @@ Hybrid Retrieval", TOIS 2023. How the scores are brought to 0..1 is chosen by me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.search import LegContribution, LegScore
@@ -21,23 +22,27 @@ _CEILING_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """A leg's candidates by key, with what each is worth before it is weighted."""
+    """A leg's candidates, best first, and by key what each is worth before it is weighted."""
 
     weight: float
-    ranks: Mapping[int, int]
+    ranking: Ranking
     scores: Mapping[int, float]
     normalized: Mapping[int, float]
 
     def score(self, key: int) -> LegScore | None:
-        """How the leg saw a candidate; None if it did not have it."""
-        return LegScore(self.ranks[key], self.scores[key]) if key in self.ranks else None
+        """How the leg saw a candidate; None if it did not have it. Equal scores share the better place: their order is a replica's own affair."""
+        score = self.scores.get(key)
+        if score is None:
+            return None
+        return LegScore(1 + bisect_left(self.ranking, -score, key=lambda candidate: -candidate[1]), score)
 
     def contribution(self, key: int) -> LegContribution | None:
         """What the leg adds to a candidate's fused score; None if it did not have it."""
-        if key not in self.ranks:
+        seen = self.score(key)
+        if seen is None:
             return None
         normalized = self.normalized[key]
-        return LegContribution(self.ranks[key], self.scores[key], normalized, self.weight, self.weight * normalized)
+        return LegContribution(seen.rank, seen.score, normalized, self.weight, self.weight * normalized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,60 +54,58 @@ class Fused:
     scores: Mapping[int, float]
 
 
-def _ranks(ranking: Ranking) -> dict[int, int]:
-    """Places from 1; equal scores share the better place, so that a rank does not depend on the order among equals."""
-    ranks: dict[int, int] = {}
+def _reciprocal(ranking: Ranking, k: int) -> dict[int, float]:
+    """`1 / (k + rank)`, ranks from 1; equal scores share the better place."""
+    normalized: dict[int, float] = {}
     place, before = 0, None
     for position, (key, score) in enumerate(ranking, 1):
         if score != before:
             place, before = position, score
-        ranks[key] = place
-    return ranks
+        normalized[key] = 1 / (k + place)
+    return normalized
+
+
+def _between(ranking: Ranking, low: float, high: float) -> dict[int, float]:
+    """Scores brought to 0..1; all 1 when there is nothing between."""
+    spread = high - low
+    return {key: (score - low) / spread for key, score in ranking} if spread > 0 else {key: 1.0 for key, _ in ranking}
 
 
 def _min_max(ranking: Ranking) -> dict[int, float]:
-    """Scores brought to 0..1 by the largest and the smallest; all 1 when they are equal."""
-    if not ranking:
-        return {}
-    high, low = ranking[0][1], ranking[-1][1]
-    spread = high - low
-    return {key: (score - low) / spread if spread > 0 else 1.0 for key, score in ranking}
+    """By the smallest and the largest."""
+    return _between(ranking, ranking[-1][1], ranking[0][1]) if ranking else {}
 
 
 def _above_noise(ranking: Ranking, ceiling: float) -> dict[int, float]:
-    """Keyword scores brought to 0..1 by the smallest candidate, and by the largest or a part of `ceiling`, whichever is more.
+    """By the smallest candidate, and by the largest or a part of `ceiling`, whichever is more.
 
     So a best candidate that shares one ordinary word with the query, out of many, does not count as much as one that has all of them.
     """
     if not ranking:
         return {}
     best, last = ranking[0][1], ranking[-1][1]
-    low = last if last < best else 0.0  # equal scores: each counts as much as it would at the top
-    high = max(best, _CEILING_SHARE * ceiling)
-    return {key: (score - low) / (high - low) if high > low else 1.0 for key, score in ranking}
+    # Equal scores: each counts as much as it would at the top.
+    return _between(ranking, last if last < best else 0.0, max(best, _CEILING_SHARE * ceiling))
 
 
-def _leg(ranking: Ranking, weight: float, normalize: Callable[[Ranking, Mapping[int, int]], dict[int, float]]) -> Leg:
-    ranks = _ranks(ranking)
-    return Leg(weight, ranks, dict(ranking), normalize(ranking, ranks))
+def _leg(weight: float, ranking: Ranking, normalized: Mapping[int, float]) -> Leg:
+    return Leg(weight, ranking, dict(ranking), normalized)
 
 
 def _add(vector: Leg, keyword: Leg) -> Fused:
-    scores: dict[int, float] = {}
-    for leg in (vector, keyword):
-        if leg.weight:
-            for key, value in leg.normalized.items():
-                scores[key] = scores.get(key, 0.0) + leg.weight * value
+    weight = vector.weight
+    scores = {key: weight * value for key, value in vector.normalized.items()} if weight else {}
+    weight = keyword.weight
+    if weight:
+        known = scores.get
+        for key, value in keyword.normalized.items():
+            scores[key] = known(key, 0.0) + weight * value
     return Fused(vector, keyword, scores)
 
 
 def reciprocal_rank_fusion(vector: Ranking, keyword: Ranking, *, alpha: float, k: int) -> Fused:
     """`alpha / (k + rank)` of the vector leg plus `(1 - alpha) / (k + rank)` of the keyword leg; `alpha` is 0 to 1, both legs are best first."""
-
-    def reciprocal(_: Ranking, ranks: Mapping[int, int]) -> dict[int, float]:
-        return {key: 1 / (k + rank) for key, rank in ranks.items()}
-
-    return _add(_leg(vector, alpha, reciprocal), _leg(keyword, 1 - alpha, reciprocal))
+    return _add(_leg(alpha, vector, _reciprocal(vector, k)), _leg(1 - alpha, keyword, _reciprocal(keyword, k)))
 
 
 def weighted_fusion(vector: Ranking, keyword: Ranking, *, alpha: float, ceiling: float) -> Fused:
@@ -114,11 +117,9 @@ def weighted_fusion(vector: Ranking, keyword: Ranking, *, alpha: float, ceiling:
         alpha: 0 to 1.
         ceiling: the largest BM25 score that any text could have for the query.
     """
-    return _add(
-        _leg(vector, alpha, lambda ranking, _: _min_max(ranking)), _leg(keyword, 1 - alpha, lambda ranking, _: _above_noise(ranking, ceiling))
-    )
+    return _add(_leg(alpha, vector, _min_max(vector)), _leg(1 - alpha, keyword, _above_noise(keyword, ceiling)))
 
 
 def alone(*, vector: Ranking = (), keyword: Ranking = ()) -> Fused:
     """One leg without the other (which is left empty): its own scores are the result."""
-    return _add(*(_leg(ranking, 1.0 if ranking else 0.0, lambda own, _: dict(own)) for ranking in (vector, keyword)))
+    return _add(_leg(1.0 if vector else 0.0, vector, dict(vector)), _leg(1.0 if keyword else 0.0, keyword, dict(keyword)))

@@ -1,4 +1,4 @@
-"""Running the legs of a search side by side: embed the query and ask for its neighbours; look its words up."""
+"""Running the legs of a search: embed the query, then ask for its neighbours and look its words up side by side."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from services.query.application.degradation import Degradations, Outages
 from services.query.application.fusion import Fused, Ranking, alone, reciprocal_rank_fusion, weighted_fusion
+from services.query.application.offload import offload
 from services.query.application.query import Query
 from services.query.application.stopwatch import Stopwatch
 from services.query.application.vector_leg import VectorCandidates, VectorLeg
@@ -52,18 +53,25 @@ class Legs:
         """Runs the legs that the mode asks for; the keyword leg also where the vector leg has failed altogether."""
         allowed = None if query.filter is None else await asyncio.to_thread(self._index.allowed, query.project_id, query.filter)
         if query.mode is SearchMode.KEYWORD:
-            return Found(alone(keyword=await self._keyword(query, allowed, watch)), from_replica=False)
-        vector = self._vector(query, project, embedder, allowed, deadline, degradations, watch)
-        if query.mode is SearchMode.HYBRID:
+            return await self._by_keyword(query, allowed, watch)
+        with watch.stage("embed"):
+            vector = await self._embed(query, embedder, deadline, degradations)
+        if vector is None:
+            return await self._by_keyword(query, allowed, watch)
+        neighbours = self._neighbours(query, project, vector, allowed, deadline, degradations, watch)
+        keyword: Ranking = ()
+        if query.mode is SearchMode.VECTOR:
+            found = await neighbours
+        else:
             # gather, not a TaskGroup, because what a leg raises is for the client: it must not come wrapped in a group.
-            found, keyword = await asyncio.gather(vector, self._keyword(query, allowed, watch))
-            if found is None:
-                return Found(alone(keyword=keyword), from_replica=False)
-            return Found(self._fuse(query, _above(query.min_vector_score, found.ranking), keyword), found.from_replica)
-        found = await vector
+            found, keyword = await asyncio.gather(neighbours, self._keyword(query, allowed, watch))
         if found is None:
-            return Found(alone(keyword=await self._keyword(query, allowed, watch)), from_replica=False)
-        return Found(alone(vector=_above(query.min_vector_score, found.ranking)), found.from_replica)
+            return Found(alone(keyword=keyword), from_replica=False) if keyword else await self._by_keyword(query, allowed, watch)
+        ranking = _above(query.min_vector_score, found.ranking)
+        return Found(alone(vector=ranking) if query.mode is SearchMode.VECTOR else self._fuse(query, ranking, keyword), found.from_replica)
+
+    async def _by_keyword(self, query: Query, allowed: Pks | None, watch: Stopwatch) -> Found:
+        return Found(alone(keyword=await self._keyword(query, allowed, watch)), from_replica=False)
 
     def _fuse(self, query: Query, vector: Ranking, keyword: Ranking) -> Fused:
         if query.fusion is FusionMethod.RRF:
@@ -71,24 +79,22 @@ class Legs:
         return weighted_fusion(vector, keyword, alpha=query.vector_weight, ceiling=self._index.keyword_ceiling(query.project_id, query.text))
 
     async def _keyword(self, query: Query, allowed: Pks | None, watch: Stopwatch) -> Ranking:
+        # The vector store's query, if there is one, goes out first: another process works on it meanwhile.
+        await asyncio.sleep(0)
         with watch.stage("keyword"), metrics.KEYWORD_SEARCH_DURATION.time():
-            ranking = await asyncio.to_thread(self._index.keyword, query.project_id, query.text, query.window, allowed)
+            ranking = await offload(self._index.keyword, query.project_id, query.text, query.window, allowed, small=allowed is None)
         return _above(query.min_keyword_score, ranking)
 
-    async def _vector(
+    async def _neighbours(
         self,
         query: Query,
         project: ReplicaProject,
-        embedder: Embedder,
+        vector: Vector,
         allowed: Pks | None,
         deadline: Deadline,
         degradations: Degradations,
         watch: Stopwatch,
     ) -> VectorCandidates | None:
-        with watch.stage("embed"):
-            vector = await self._embed(query, embedder, deadline, degradations)
-        if vector is None:
-            return None
         with watch.stage("vector"), metrics.VECTOR_SEARCH_DURATION.time():
             return await self._vector_leg.search(project, vector, query.window, allowed, deadline.within(self._budgets.vector), degradations)
 
