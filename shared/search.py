@@ -145,7 +145,7 @@ class GroupedChunk:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One chunk that was found; a leg is None when it did not have the chunk among its candidates."""
+    """One chunk that was found; a leg is None when it did not have the chunk among its candidates. `reranked`: the score is the reranker's."""
 
     document_id: DocumentId
     title: str
@@ -157,6 +157,7 @@ class Hit:
     more_chunks: tuple[GroupedChunk, ...] = ()
     snippets: tuple[Snippet, ...] = ()
     explanation: Explanation | None = None
+    reranked: bool = False
 
 
 class DegradationReason(enum.Enum):
@@ -172,6 +173,7 @@ class DegradationReason(enum.Enum):
     VECTORS_STALE = "vectors_stale"
     RERANKING_SKIPPED = "reranking_skipped"
     DIVERSITY_SKIPPED = "diversity_skipped"
+    FILTER_INCOMPLETE = "filter_incomplete"
     UNKNOWN = "unknown"
 
 

@@ -31,6 +31,7 @@ def _hit(rank: int, value: Hit) -> dict[str, Any]:
     return {
         "rank": rank,
         "score": value.score,
+        "reranked": value.reranked,
         "document_id": value.document_id,
         "title": value.title,
         "metadata": metadata(value.metadata),

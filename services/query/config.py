@@ -27,7 +27,7 @@ class QuerySettings(CommonSettings):
     embed_timeout: Seconds = Field(default=1.0, description="Seconds that embedding a query may take; then the answer is degraded.")
     vector_timeout: Seconds = Field(default=1.0, description="Seconds that the vector leg may take; then the answer is degraded.")
     query_cache_bytes: int = Field(
-        default=32 * 1024 * 1024, ge=0, le=16 * 1024**3, description="Bytes of query embeddings that are kept for queries that come again."
+        default=16 * 1024 * 1024, ge=0, le=16 * 1024**3, description="Bytes of query embeddings that are kept for queries that come again."
     )
     result_cache_bytes: int = Field(
         default=32 * 1024 * 1024, ge=0, le=16 * 1024**3, description="Bytes of answers that are kept for searches that come again. 0: none are kept."

@@ -41,6 +41,7 @@ _REASONS: dict[int, DegradationReason] = {
     query_pb2.Degradation.REASON_VECTORS_STALE: DegradationReason.VECTORS_STALE,
     query_pb2.Degradation.REASON_RERANKING_SKIPPED: DegradationReason.RERANKING_SKIPPED,
     query_pb2.Degradation.REASON_DIVERSITY_SKIPPED: DegradationReason.DIVERSITY_SKIPPED,
+    query_pb2.Degradation.REASON_FILTER_INCOMPLETE: DegradationReason.FILTER_INCOMPLETE,
 }
 # A service that calls an answer degraded and gives no reason.
 _UNEXPLAINED = Degradation(DegradationReason.UNKNOWN, "", "", None)
@@ -90,6 +91,7 @@ def _hit(message: query_pb2.Hit) -> Hit:
         more_chunks=tuple(map(_grouped, message.more_chunks)),
         snippets=tuple(map(_snippet, message.snippets)),
         explanation=_explanation(message.explanation) if message.HasField("explanation") else None,
+        reranked=message.reranked,
     )
 
 

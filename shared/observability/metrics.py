@@ -134,6 +134,7 @@ _start_at_zero(
         "vectors_stale",
         "reranking_skipped",
         "diversity_skipped",
+        "filter_incomplete",
     ),
 )
 _start_at_zero(DOCUMENTS_WRITTEN, "outcome", ("written", "unchanged", "deleted", "refused"))

@@ -12,7 +12,6 @@ import numpy as np
 from shared.embedding.pool import CorePool
 from shared.embedding.torch import INSTALL_TORCH
 from shared.errors import UnavailableError
-from shared.observability import metrics
 
 COMPONENT = "reranker"
 # Pairs that are scored in one go: what is still computed for a caller that has given up. With a model of MiniLM-L6's shape (6 layers, 384 wide) and
@@ -108,7 +107,7 @@ class CrossEncoderReranker:
         Texts are scored in small batches. When the caller is cancelled, only batches under way are finished: at most `concurrency` of them.
 
         Raises:
-            UnavailableError: the model is not loaded.
+            UnavailableError: the model is not loaded, or cannot score these texts.
         """
         loaded = self._loaded
         if loaded is None:
@@ -118,8 +117,12 @@ class CrossEncoderReranker:
         async def score_batch(indices: Sequence[int]) -> None:
             scores[indices] = await self._pool.run(lambda: _predict(loaded, query, [texts[index] for index in indices]))
 
-        with metrics.RERANKING_DURATION.time():
+        try:
             await asyncio.gather(*map(score_batch, _batches(texts)))
+        except Exception as error:  # torch, transformers and tokenizers have error classes without a common base
+            raise self._unavailable("failed") from error
+        if not np.isfinite(scores).all():
+            raise self._unavailable("gives scores that are no numbers")
         return [float(score) for score in scores]
 
     def close(self) -> None:

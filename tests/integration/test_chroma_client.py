@@ -87,7 +87,7 @@ async def test_the_official_client_reads_what_was_written(chroma: ChromaServer, 
 
     hnsw = collection.configuration["hnsw"]
     assert hnsw is not None
-    assert (hnsw["space"], hnsw["ef_search"], hnsw["ef_construction"], hnsw["max_neighbors"]) == ("cosine", 200, 200, 48)
+    assert (hnsw["space"], hnsw["ef_search"], hnsw["ef_construction"], hnsw["max_neighbors"]) == ("cosine", 400, 200, 48)
 
     theirs = await asyncio.to_thread(collection.query, query_embeddings=vectors[:1], n_results=20)
     ours = await client.query(name, vectors[0], 20, timeout=TIMEOUT)

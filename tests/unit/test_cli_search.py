@@ -104,7 +104,20 @@ def test_the_keys_of_an_answer_in_json_are_stable(kb: Kb) -> None:
     hit = answer["hits"][0]
 
     assert set(answer) == {"mode", "degraded", "degradations", "hits", "next_page_token", "cached", "freshness", "timings_ms"}
-    expected = {"rank", "score", "document_id", "title", "metadata", "chunk", "vector", "keyword", "more_chunks", "snippets", "explanation"}
+    expected = {
+        "rank",
+        "score",
+        "document_id",
+        "title",
+        "metadata",
+        "chunk",
+        "vector",
+        "keyword",
+        "more_chunks",
+        "snippets",
+        "explanation",
+        "reranked",
+    }
     assert set(hit) == expected
     assert set(hit["chunk"]) == {"id", "ordinal", "start_offset", "end_offset", "text"}
     assert set(hit["explanation"]) == {"vector", "keyword", "fused_score", "formula", "diversity", "reranking"}

@@ -270,3 +270,26 @@ async def test_hundreds_of_callers_that_come_and_go_are_served() -> None:
         for _ in range(1_000)
     ]
     await _play(plans)
+
+
+async def test_a_computation_that_somebody_else_cancels_is_begun_anew_for_those_who_wait() -> None:
+    """Who did not give up gets a value, and not somebody else's cancellation."""
+    flights: Flights[str, str] = Flights()
+    begun: list[asyncio.Task[Any]] = []
+
+    async def make() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        begun.append(task)
+        if len(begun) == 1:
+            await asyncio.Event().wait()
+        return "value"
+
+    callers = [asyncio.create_task(flights.run("key", make)) for _ in range(3)]
+    while not begun:
+        await asyncio.sleep(0)
+    begun[0].cancel()
+
+    assert [value for value, _ in await asyncio.gather(*callers)] == ["value"] * 3
+    assert len(begun) == 2
+    assert len(flights) == 0

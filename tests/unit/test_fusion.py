@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.query.application.fusion import Fused, Ranking, alone, reciprocal_rank_fusion, weighted_fusion
+from services.query.application.fusion import Fused, Least, Ranking, alone, reciprocal_rank_fusion, weighted_fusion
 from shared.search import FusionMethod
 
 SCORES = st.floats(-1, 100, allow_nan=False)
@@ -97,3 +98,11 @@ def test_a_keyword_leg_without_good_candidates_counts_little() -> None:
         scores = weighted_fusion(vector, [(2, best)], alpha=0.5, ceiling=CEILING).scores
         assert max(scores, key=scores.__getitem__) == first
     assert weighted_fusion([], [(2, CEILING / 8), (3, CEILING / 8)], alpha=0.5, ceiling=CEILING).scores == {2: 0.25, 3: 0.25}
+
+
+def test_a_score_in_single_precision_is_a_threshold_that_keeps_its_own_candidate() -> None:
+    """Clients see scores as floats; 0.123456789 reads 0.12345679 there, which is more."""
+    vector = [(1, 0.9), (2, 0.123456789), (3, 0.1)]
+    fused = weighted_fusion(vector, [], alpha=1.0, ceiling=0.0, least=Least(vector=float(np.float32(0.123456789))))
+    assert set(fused.scores) == {1, 2}
+    assert fused.scores == {key: score for key, score in weighted_fusion(vector, [], alpha=1.0, ceiling=0.0).scores.items() if key != 3}

@@ -144,6 +144,16 @@ async def test_a_filter_gives_the_same_set_in_every_mode(world: World, mode: Sea
     assert set(ids(answer)) == {"d2", "d3"}
 
 
+async def test_a_filter_that_matches_few_of_a_large_project_says_that_some_may_be_missing(tmp_path: Path) -> None:
+    """Without vectors of its own the replica asks the store for so many and drops what does not match: that may be all of them."""
+    documents = [make_document(f"d{number}", f"text number {number}", metadata={"number": number}) for number in range(1_200)]
+    async with open_world(tmp_path / "large", documents, vectors_max=0) as world:
+        few = await world.ask("text", mode=SearchMode.VECTOR, filter=Comparison("number", Operator.LESS, 3))
+        many = await world.ask("text", mode=SearchMode.VECTOR, filter=Comparison("number", Operator.LESS, 1_100))
+    assert DegradationReason.FILTER_INCOMPLETE in reasons(few) or len(few.hits) == 3
+    assert not many.degraded
+
+
 async def test_a_token_waits_for_its_write(world: World) -> None:
     """The answer comes when the write has been applied, and not before."""
     new = make_document("new", "epsilon text", sequence=5)

@@ -221,6 +221,20 @@ async def test_a_threshold_of_one_leg_leaves_the_others_hits_alone(world: World)
     assert all(hit.keyword is None and hit.vector is not None for hit in unmatched.hits)
 
 
+@MODES
+async def test_a_threshold_keeps_the_hit_whose_score_it_is_and_changes_no_score(world: World, mode: SearchMode) -> None:
+    """Scores are given out in single precision; one that is sent back as a threshold keeps its hit, and the others are worth what they were."""
+    plain = await world.ask("common middle ginger", mode=mode, top_k=40)
+    hit = plain.hits[5]
+    least: dict[str, Any] = {
+        "min_vector_score": None if hit.vector is None else float(np.float32(hit.vector.score)),
+        "min_keyword_score": None if hit.keyword is None else float(np.float32(hit.keyword.score)),
+    }
+    kept = {other.chunk.id: other.score for other in (await world.ask("common middle ginger", mode=mode, top_k=40, **least)).hits}
+    assert kept[hit.chunk.id] == hit.score
+    assert all(kept.get(other.chunk.id, 0.0) <= other.score for other in plain.hits)
+
+
 async def test_snippets_are_parts_of_the_document_with_the_words_marked(world: World) -> None:
     """Offsets of the snippet are those of the document, offsets of the words those of the snippet."""
     answer = await world.ask("laurel", mode=SearchMode.KEYWORD, snippets=Snippets(max_characters=40))
@@ -289,6 +303,39 @@ async def test_a_batch_without_the_embedder_is_answered_by_keyword(world: World)
     async with asyncio.timeout(3):
         outcomes = [outcome async for _, outcome in world.search.run_batch(queries, Deadline.after(5))]
     assert all(isinstance(outcome, SearchAnswer) and reasons(outcome) == [DegradationReason.EMBEDDING_UNAVAILABLE] for outcome in outcomes)
+
+
+async def test_a_large_batch_is_embedded_a_part_at_a_time(world: World) -> None:
+    """So that searches of others come in between, and none of the batch waits for all of it."""
+    queries = [Query(P, f"common number {number}") for number in range(40)]
+    outcomes = [outcome async for _, outcome in world.search.run_batch(queries, Deadline.after(5))]
+    assert all(isinstance(outcome, SearchAnswer) and not outcome.degraded for outcome in outcomes)
+    assert sorted(map(len, world.embedder.calls)) == [8, 16, 16]
+
+
+async def test_a_batch_that_is_given_up_leaves_an_equal_search_of_somebody_else_alone(world: World) -> None:
+    """They share a computation; whose it was does not matter."""
+    world.embedder.hang = True
+    batch = world.search.run_batch([Query(P, "common amber")], Deadline.after(5))
+    first = asyncio.create_task(anext(batch))
+    while not world.embedder.calls:
+        await asyncio.sleep(0)
+    other = asyncio.create_task(world.ask("common amber"))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    world.embedder.hang = False
+    assert ids(await other)[0] == "d00"
+
+
+async def test_answers_of_a_batch_wait_for_the_one_who_reads_them(world: World) -> None:
+    """However large the batch, no more answers are held than searches run at a time."""
+    batch = world.search.run_batch([Query(P, f"common {number}") for number in range(40)], Deadline.after(5))
+    await anext(batch)
+    for _ in range(500):  # more turns of the event loop than forty searches take
+        await asyncio.sleep(0)
+    assert len(world.embedder.calls) < 3
+    assert len([outcome async for outcome in batch]) == 39
 
 
 async def test_one_search_of_a_batch_that_fails_leaves_the_others_alone(world: World) -> None:

@@ -35,7 +35,7 @@ class Queries(Iterator[str]):
     def __next__(self) -> str:
         for attempt in range(1_000_000):
             simple = attempt < _TRIES and self._random.random() < _SIMPLE_SHARE
-            query = self._simple() if simple else f"{self._phrase()} {self._phrase()}"
+            query = (self._simple() if simple else f"{self._phrase()} {self._phrase()}").strip()
             if query and query not in self._given:
                 self._given.add(query)
                 return query

@@ -54,9 +54,10 @@ def rebuild(
 ) -> None:
     """Write a project's vectors to ChromaDB again, from the catalog.
 
-    For a ChromaDB that was damaged or restored from elsewhere; nothing is embedded again, and searches are answered meanwhile with the query
-    service's own vectors. A collection that ChromaDB has lost altogether is noticed and written again without this command. While ChromaDB is
-    down this waits, and says so; interrupting it does not interrupt the rebuild. A rebuild that is under way goes on.
+    For a ChromaDB that was damaged or restored from elsewhere; nothing is embedded again. Searches are answered meanwhile with the query service's
+    own vectors; of a project that has more chunks than those are kept of (KB_REPLICA_VECTORS_MAX), by keyword alone. A collection that ChromaDB has
+    lost altogether is noticed and written again without this command. While ChromaDB is down this waits, and says so; interrupting it does not
+    interrupt the rebuild. A rebuild that is under way goes on.
     """
     if (project is None) is not every:
         raise typer.BadParameter("give a PROJECT or --all, one of the two", param_hint="PROJECT")

@@ -28,8 +28,10 @@ class Janitor:
         removed = await self._catalog.compact(tombstones_older_than=self._tombstone_seconds, requests_older_than=_REQUEST_WINDOW_SECONDS)
         if removed:
             self._log.info("compacted the catalog", rows=removed)
-        await for_each(await self._catalog.superseded_collections(), self._drop)
-        await for_each(await self._catalog.deleted_projects(), self._purge)
+        try:
+            await for_each(await self._catalog.superseded_collections(), self._drop)
+        finally:  # a collection that cannot be dropped must not keep deleted projects
+            await for_each(await self._catalog.deleted_projects(), self._purge)
         return False
 
     async def _drop(self, collection: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TypeVar
 
 from services.indexer.application.signals import Signals, wait
-from shared.errors import KnowledgeBeastError, UnavailableError
+from shared.errors import CircuitOpenError, KnowledgeBeastError, UnavailableError, VectorStoreUnavailableError
 from shared.observability.logging import get_logger
 from shared.resilience.backoff import Backoff
 
@@ -24,15 +24,16 @@ async def for_each(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> 
     """Does the work for every item, one after another; an item that fails does not keep the others waiting.
 
     If all failed, the first failure is raised, so that the caller backs off; else failures are logged, and the items have their turn again in
-    the next round. UnavailableError, which the others would meet too, is raised at once.
+    the next round. What the others would meet too is raised at once: an open breaker, a model that is missing. A vector store that does not answer
+    may be one damaged collection, so the others have their turn; if it is down, the breaker opens after a few of them.
     """
     failures: list[KnowledgeBeastError] = []
     for item in items:
         try:
             await work(item)
-        except UnavailableError:
-            raise
         except KnowledgeBeastError as error:
+            if isinstance(error, CircuitOpenError) or (isinstance(error, UnavailableError) and not isinstance(error, VectorStoreUnavailableError)):
+                raise
             _log.warning("work on a project failed, will retry", item=str(item), reason=error.reason, error=error.message)
             failures.append(error)
     if failures and len(failures) == len(items):

@@ -22,6 +22,7 @@ from shared.search import DegradationReason, DiversityStep, GroupedChunk, Hit, S
 _PAGE_BYTES = 3_500_000
 # What a hit takes in a message beside its texts: ids, offsets, scores and the names of fields, rounded up.
 _HIT_BYTES = 300
+_EXPLANATION_BYTES = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class Assembler:
             head = found.get(group.head)
             if head is not None:
                 others = [found[key] for key in group.others if key in found]
-                size += _size(head) + sum(map(_size, others))
+                size += _size(head) + sum(map(_size, others)) + _extras(query, head)
                 if hits and size > self._page_bytes:
                     break
                 hits.append(_hit(query, ranked, head, others, steps))
@@ -131,6 +132,7 @@ def _hit(query: Query, ranked: Ranked, head: ReplicaHit, others: Sequence[Replic
             GroupedChunk(other.chunk, ranked.scores[other.pk], fused.vector.score(other.pk), fused.keyword.score(other.pk)) for other in others
         ),
         explanation=explain(query, fused, pk, steps.get(pk), ranked.reranked.get(pk)) if query.explain else None,
+        reranked=pk in ranked.reranked,
     )
 
 
@@ -142,4 +144,10 @@ def _shifted(snippet: Snippet, start: int) -> Snippet:
 def _size(hit: ReplicaHit) -> int:
     """About the bytes that a chunk takes in a message."""
     metadata = sum(len(name) + len(str(value)) for name, value in hit.metadata.items())
-    return _HIT_BYTES + len(hit.chunk.text.encode()) + len(hit.title) + 4 * metadata
+    return _HIT_BYTES + len(hit.chunk.text.encode()) + 4 * (len(hit.title) + metadata)
+
+
+def _extras(query: Query, hit: ReplicaHit) -> int:
+    """At most the bytes that snippets and an explanation add to a hit."""
+    snippets = min(len(hit.chunk.text), query.snippets.max_snippets * query.snippets.max_characters) if query.snippets else 0
+    return 4 * snippets + (_EXPLANATION_BYTES if query.explain else 0)

@@ -1,4 +1,4 @@
-"""One embedding for a whole batch of searches."""
+"""Embedding the queries of a batch of searches together."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ import numpy as np
 from shared.domain import Vectors
 from shared.ports import Embedder
 
+# Texts that are embedded at once: a call of the model gains from company, and a search of somebody else comes in between the calls.
+_TOGETHER = 16
+
 
 class BatchEmbedder:
-    """Embeds all texts of a batch together when the first of them is asked for. Satisfies `shared.ports.Embedder` for one event loop.
+    """Embeds the texts of a batch sixteen at a time, each time when the first of them is asked for. Satisfies `shared.ports.Embedder`.
+
+    For one event loop.
 
     Args:
         inner: the embedder.
@@ -21,8 +26,10 @@ class BatchEmbedder:
 
     def __init__(self, inner: Embedder, texts: Sequence[str]) -> None:
         self._inner = inner
-        self._places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        self._embedding: asyncio.Task[Vectors] | None = None
+        distinct = list(dict.fromkeys(texts))
+        self._slices = [distinct[start : start + _TOGETHER] for start in range(0, len(distinct), _TOGETHER)]
+        self._places = {text: divmod(place, _TOGETHER) for place, text in enumerate(distinct)}
+        self._embedding: dict[int, asyncio.Task[Vectors]] = {}
 
     @property
     def model(self) -> str:
@@ -36,17 +43,15 @@ class BatchEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors of texts of the batch, shape `(len(texts), dimension)`. Raises what the embedder raises, and KeyError for another text."""
-        places = [self._places[text] for text in texts]
-        if self._embedding is None:
-            self._embedding = asyncio.create_task(self._all())
+        return np.stack([await self._vector(*self._places[text]) for text in texts])
+
+    async def _vector(self, number: int, row: int) -> Vectors:
+        task = self._embedding.get(number)
+        if task is None:
+            # Not cancelled with the batch: a search of somebody else may have joined one of these, and the work is a matter of milliseconds.
+            task = self._embedding[number] = asyncio.create_task(self._embed(self._slices[number]))
         # One caller that gives up must not take the vectors from the others.
-        vectors = await asyncio.shield(self._embedding)
-        return np.asarray(vectors[places])
+        return np.asarray((await asyncio.shield(task))[row])
 
-    async def _all(self) -> Vectors:
-        return await self._inner.embed(list(self._places))
-
-    def close(self) -> None:
-        """Ends an embedding that nobody waits for any more."""
-        if self._embedding is not None:
-            self._embedding.cancel()
+    async def _embed(self, texts: Sequence[str]) -> Vectors:
+        return await self._inner.embed(texts)

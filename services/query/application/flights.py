@@ -45,10 +45,22 @@ class Flights(Generic[KeyT, ValueT]):
         """The value of `make()`, and whether it is that of an equal call which came before.
 
         The computation runs in a task of its own, with the context variables of the first caller. A caller that is cancelled leaves the others
-        alone; when the last one leaves, the task is cancelled, and a later call begins anew.
+        alone; when the last one leaves, the task is cancelled, and a later call begins anew. So does a caller whose computation was cancelled by
+        somebody else.
 
         Raises what `make` raises: every caller a copy of its own, because raising one exception in many places mixes up their tracebacks.
         """
+        while True:
+            task, shared = await self._join(key, make)
+            if not task.cancelled():
+                break
+        error = task.exception()
+        if error is not None:
+            raise _copy(error)
+        return task.result(), shared
+
+    async def _join(self, key: KeyT, make: Callable[[], Coroutine[Any, Any, ValueT]]) -> tuple[asyncio.Task[ValueT], bool]:
+        """Waits for the computation under this key, which is begun unless one is under way; the task that has ended, and whether it was another's."""
         flight = self._flights.get(key)
         shared = flight is not None and not flight.task.done()
         if flight is None or not shared:
@@ -63,10 +75,7 @@ class Flights(Generic[KeyT, ValueT]):
             if not flight.waiting:
                 self._forget(key, flight)
                 flight.task.cancel()  # of no effect on a task that is done
-        error = flight.task.exception()
-        if error is not None:
-            raise _copy(error)
-        return flight.task.result(), shared
+        return flight.task, shared
 
     def _begin(self, key: KeyT, make: Callable[[], Coroutine[Any, Any, ValueT]]) -> _Flight[ValueT]:
         flight = _Flight(asyncio.create_task(make()))

@@ -11,6 +11,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from shared.search import LegContribution, LegScore
 
 # Candidates of a leg: key and score, best first.
@@ -18,6 +20,17 @@ Ranking = Sequence[tuple[int, float]]
 
 # With a quarter of what the query asks for, by weight of its words, a keyword candidate counts fully.
 _CEILING_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Least:
+    """The score that a candidate of each leg must have; None: any."""
+
+    vector: float | None = None
+    keyword: float | None = None
+
+
+_ANY = Least()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +101,13 @@ def _above_noise(ranking: Ranking, ceiling: float) -> dict[int, float]:
     return _between(ranking, last if last < best else 0.0, max(best, _CEILING_SHARE * ceiling))
 
 
-def _leg(weight: float, ranking: Ranking, normalized: Mapping[int, float]) -> Leg:
-    return Leg(weight, ranking, dict(ranking), normalized)
+def _leg(weight: float, ranking: Ranking, normalized: Mapping[int, float], least: float | None) -> Leg:
+    """The leg without the candidates below `least`, which are left out now: what the others are worth does not depend on it."""
+    if least is None:
+        return Leg(weight, ranking, dict(ranking), normalized)
+    # Scores are given out in single precision, so that is what they are compared in: a hit's own score does not leave it out.
+    kept = [(key, score) for key, score in ranking if np.float32(score) >= np.float32(least)]
+    return Leg(weight, kept, dict(kept), {key: normalized[key] for key, _ in kept})
 
 
 def _add(vector: Leg, keyword: Leg) -> Fused:
@@ -103,12 +121,12 @@ def _add(vector: Leg, keyword: Leg) -> Fused:
     return Fused(vector, keyword, scores)
 
 
-def reciprocal_rank_fusion(vector: Ranking, keyword: Ranking, *, alpha: float, k: int) -> Fused:
+def reciprocal_rank_fusion(vector: Ranking, keyword: Ranking, *, alpha: float, k: int, least: Least = _ANY) -> Fused:
     """`alpha / (k + rank)` of the vector leg plus `(1 - alpha) / (k + rank)` of the keyword leg; `alpha` is 0 to 1, both legs are best first."""
-    return _add(_leg(alpha, vector, _reciprocal(vector, k)), _leg(1 - alpha, keyword, _reciprocal(keyword, k)))
+    return _add(_leg(alpha, vector, _reciprocal(vector, k), least.vector), _leg(1 - alpha, keyword, _reciprocal(keyword, k), least.keyword))
 
 
-def weighted_fusion(vector: Ranking, keyword: Ranking, *, alpha: float, ceiling: float) -> Fused:
+def weighted_fusion(vector: Ranking, keyword: Ranking, *, alpha: float, ceiling: float, least: Least = _ANY) -> Fused:
     """`alpha` times the normalised score of the vector leg plus `1 - alpha` times that of the keyword leg.
 
     Args:
@@ -116,10 +134,14 @@ def weighted_fusion(vector: Ranking, keyword: Ranking, *, alpha: float, ceiling:
         keyword: candidates by BM25, best first; brought to 0..1 by the smallest, and the largest or a quarter of `ceiling` if that is more.
         alpha: 0 to 1.
         ceiling: the largest BM25 score that any text could have for the query.
+        least: candidates below are left out.
     """
-    return _add(_leg(alpha, vector, _min_max(vector)), _leg(1 - alpha, keyword, _above_noise(keyword, ceiling)))
+    by_meaning, by_words = _min_max(vector), _above_noise(keyword, ceiling)
+    return _add(_leg(alpha, vector, by_meaning, least.vector), _leg(1 - alpha, keyword, by_words, least.keyword))
 
 
-def alone(*, vector: Ranking = (), keyword: Ranking = ()) -> Fused:
+def alone(*, vector: Ranking = (), keyword: Ranking = (), least: Least = _ANY) -> Fused:
     """One leg without the other (which is left empty): its own scores are the result."""
-    return _add(_leg(1.0 if vector else 0.0, vector, dict(vector)), _leg(1.0 if keyword else 0.0, keyword, dict(keyword)))
+    return _add(
+        _leg(1.0 if vector else 0.0, vector, dict(vector), least.vector), _leg(1.0 if keyword else 0.0, keyword, dict(keyword), least.keyword)
+    )

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from services.query.application.degradation import Degradations, Outages
-from services.query.application.fusion import Fused, Ranking, alone, reciprocal_rank_fusion, weighted_fusion
+from services.query.application.fusion import Fused, Least, Ranking, alone, reciprocal_rank_fusion, weighted_fusion
 from services.query.application.offload import offload
 from services.query.application.query import Query
 from services.query.application.stopwatch import Stopwatch
@@ -19,6 +19,11 @@ from shared.observability import metrics
 from shared.ports import Embedder
 from shared.resilience.deadline import Deadline
 from shared.search import DegradationReason, FusionMethod, SearchMode
+
+# A keyword search within these bounds takes about half a millisecond at most: candidates, code points of the query, changes of the project.
+_SMALL_WINDOW = 200
+_SHORT_TEXT = 100
+_SMALL_PROJECT = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,37 +58,41 @@ class Legs:
         """Runs the legs that the mode asks for; the keyword leg also where the vector leg has failed altogether."""
         allowed = None if query.filter is None else await asyncio.to_thread(self._index.allowed, query.project_id, query.filter)
         if query.mode is SearchMode.KEYWORD:
-            return await self._by_keyword(query, allowed, watch)
+            return await self._by_keyword(query, project, allowed, watch)
         with watch.stage("embed"):
             vector = await self._embed(query, embedder, deadline, degradations)
         if vector is None:
-            return await self._by_keyword(query, allowed, watch)
+            return await self._by_keyword(query, project, allowed, watch)
         neighbours = self._neighbours(query, project, vector, allowed, deadline, degradations, watch)
         keyword: Ranking = ()
         if query.mode is SearchMode.VECTOR:
             found = await neighbours
         else:
             # gather, not a TaskGroup, because what a leg raises is for the client: it must not come wrapped in a group.
-            found, keyword = await asyncio.gather(neighbours, self._keyword(query, allowed, watch))
+            found, keyword = await asyncio.gather(neighbours, self._keyword(query, project, allowed, watch))
         if found is None:
-            return Found(alone(keyword=keyword), from_replica=False) if keyword else await self._by_keyword(query, allowed, watch)
-        ranking = _above(query.min_vector_score, found.ranking)
-        return Found(alone(vector=ranking) if query.mode is SearchMode.VECTOR else self._fuse(query, ranking, keyword), found.from_replica)
+            if query.mode is SearchMode.VECTOR:
+                return await self._by_keyword(query, project, allowed, watch)
+            return Found(alone(keyword=keyword, least=_least(query)), from_replica=False)
+        if query.mode is SearchMode.VECTOR:
+            return Found(alone(vector=found.ranking, least=_least(query)), found.from_replica)
+        return Found(self._fuse(query, found.ranking, keyword), found.from_replica)
 
-    async def _by_keyword(self, query: Query, allowed: Pks | None, watch: Stopwatch) -> Found:
-        return Found(alone(keyword=await self._keyword(query, allowed, watch)), from_replica=False)
+    async def _by_keyword(self, query: Query, project: ReplicaProject, allowed: Pks | None, watch: Stopwatch) -> Found:
+        return Found(alone(keyword=await self._keyword(query, project, allowed, watch), least=_least(query)), from_replica=False)
 
     def _fuse(self, query: Query, vector: Ranking, keyword: Ranking) -> Fused:
         if query.fusion is FusionMethod.RRF:
-            return reciprocal_rank_fusion(vector, keyword, alpha=query.vector_weight, k=query.rrf_k)
-        return weighted_fusion(vector, keyword, alpha=query.vector_weight, ceiling=self._index.keyword_ceiling(query.project_id, query.text))
+            return reciprocal_rank_fusion(vector, keyword, alpha=query.vector_weight, k=query.rrf_k, least=_least(query))
+        ceiling = self._index.keyword_ceiling(query.project_id, query.text)
+        return weighted_fusion(vector, keyword, alpha=query.vector_weight, ceiling=ceiling, least=_least(query))
 
-    async def _keyword(self, query: Query, allowed: Pks | None, watch: Stopwatch) -> Ranking:
+    async def _keyword(self, query: Query, project: ReplicaProject, allowed: Pks | None, watch: Stopwatch) -> Ranking:
         # The vector store's query, if there is one, goes out first: another process works on it meanwhile.
         await asyncio.sleep(0)
         with watch.stage("keyword"), metrics.KEYWORD_SEARCH_DURATION.time():
-            ranking = await offload(self._index.keyword, query.project_id, query.text, query.window, allowed, small=allowed is None)
-        return _above(query.min_keyword_score, ranking)
+            small = allowed is None and query.window <= _SMALL_WINDOW and len(query.text) <= _SHORT_TEXT and project.head <= _SMALL_PROJECT
+            return await offload(self._index.keyword, query.project_id, query.text, query.window, allowed, small=small)
 
     async def _neighbours(
         self,
@@ -113,6 +122,5 @@ class Legs:
         return vector
 
 
-def _above(least: float | None, ranking: Ranking) -> Ranking:
-    """The candidates, best first, whose score is not below `least`."""
-    return ranking if least is None else [(key, score) for key, score in ranking if score >= least]
+def _least(query: Query) -> Least:
+    return Least(query.min_vector_score, query.min_keyword_score)

@@ -10,6 +10,7 @@ from services.query.application.ranking import Ranked, rerank
 from services.query.application.stopwatch import Stopwatch
 from services.query.ports import SearchIndex
 from shared.errors import FailedPreconditionError, UnavailableError
+from shared.observability import metrics
 from shared.ports import Reranker
 from shared.resilience.deadline import Deadline
 from shared.search import DegradationReason
@@ -37,7 +38,7 @@ class RerankingStep:
         """The new order; the old one, and noted, if the model is not there or the time is short."""
         if query.reranking is None or self._reranker is None or not ranked.order:
             return ranked
-        with watch.stage("rerank"):
+        with watch.stage("rerank"), metrics.RERANKING_DURATION.time():
             try:
                 async with asyncio.timeout(deadline.within(self._seconds).remaining()):
                     found = await asyncio.to_thread(self._index.hydrate, query.project_id, ranked.order[: query.reranking.candidates])

@@ -1,6 +1,7 @@
 """Keeps answers for searches that come again, in a bounded number of bytes and for a bounded time.
 
-A hit can never be stale: the key holds everything that an answer is made from (see `ResultKey`), so a change of any of it is another key.
+A hit can never be stale: the key holds everything of the project that an answer is made from (see `ResultKey`), so a change of any of it is another
+key. Keyword scores also depend on how often words occur in all projects together; of that a kept answer has what was true when it was made.
 """
 
 from __future__ import annotations

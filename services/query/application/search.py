@@ -29,6 +29,10 @@ from shared.search import SearchAnswer, SearchMode
 
 # Searches of one batch that run at a time: more would only wait for the same cores.
 _BATCH_CONCURRENCY = 8
+# Seconds that a shared search gets beyond the budgets of its parts, for a busy machine.
+_SHARED_SLACK = 1.0
+# The share of its time that a caller in a hurry waits for a shared search, before it makes do with what can be had alone.
+_HURRIED_SHARE = 0.5
 # Candidates and hits up to which a page is made where it is asked for, rather than in a thread.
 _SMALL_WINDOW = 200
 _SMALL_PAGE = 20
@@ -84,23 +88,25 @@ class Search:
     async def run_batch(self, queries: Sequence[Query], deadline: Deadline) -> AsyncGenerator[tuple[int, SearchAnswer | Exception], None]:
         """Answers several searches, whose queries are embedded together: (position, answer or what went wrong), each as soon as it is there."""
         embedder = BatchEmbedder(self._embedder, [query.text for query in queries if query.mode is not SearchMode.KEYWORD])
-        gate = asyncio.Semaphore(_BATCH_CONCURRENCY)
+        waiting = iter(enumerate(queries))
+        # Bounded, so that answers do not pile up behind a client that reads slowly.
+        answers: asyncio.Queue[tuple[int, SearchAnswer | Exception]] = asyncio.Queue(_BATCH_CONCURRENCY)
 
-        async def answer(position: int, query: Query) -> tuple[int, SearchAnswer | Exception]:
-            async with gate:
+        async def work() -> None:
+            for position, query in waiting:
                 try:
-                    return position, await self._run(query, embedder, deadline)
+                    await answers.put((position, await self._run(query, embedder, deadline)))
                 except Exception as error:  # noqa: BLE001 - one search's failure, of whatever kind, is its own
-                    return position, error
+                    await answers.put((position, error))
 
-        tasks = [asyncio.create_task(answer(position, query)) for position, query in enumerate(queries)]
+        workers = [asyncio.create_task(work()) for _ in range(min(_BATCH_CONCURRENCY, len(queries)))]
         try:
-            for next_done in asyncio.as_completed(tasks):
-                yield await next_done
+            for _ in queries:
+                yield await answers.get()
         finally:
-            for task in tasks:
-                task.cancel()
-            embedder.close()
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
 
     async def _run(self, query: Query, embedder: Embedder, deadline: Deadline) -> SearchAnswer:
         watch, degradations = Stopwatch(), Degradations(self._outages)
@@ -133,17 +139,17 @@ class Search:
         kept = self._results.get(key)
         if kept is not None:
             return replace(kept, cached=True)
-        if deadline.remaining() < self._patience(query):
-            # In a hurry: parts may be left out that another caller has the time for, so the work is not shared.
+        # What is shared has as much time as its parts may take, whoever began it; each caller waits for it within its own.
+        patience = self._budgets.embed + self._budgets.vector + (self._budgets.rerank if query.reranking else 0.0) + _SHARED_SLACK
+        remaining = deadline.remaining()
+        try:
+            async with asyncio.timeout(remaining if remaining > patience else remaining * _HURRIED_SHARE):
+                answer, _ = await self._flights.run(key, lambda: self._compute(query, project, embedder, Deadline.after(patience)))
+        except TimeoutError:
+            # In a hurry: what cannot be had in the time that is left is left out, for this caller alone.
             answer = await self._compute(query, project, embedder, deadline)
-        else:
-            answer, _ = await self._flights.run(key, lambda: self._compute(query, project, embedder, deadline))
         self._results.put(key, answer)
         return answer
-
-    def _patience(self, query: Query) -> float:
-        """Seconds that the parts of a search may take together; with that much time the deadline does not matter to it."""
-        return self._budgets.embed + self._budgets.vector + (self._budgets.rerank if query.reranking else 0.0)
 
     async def _compute(self, query: Query, project: ReplicaProject, embedder: Embedder, deadline: Deadline) -> SearchAnswer:
         """The answer as far as it does not depend on who asks when."""
@@ -165,4 +171,6 @@ class Search:
 
 def _is_small(query: Query) -> bool:
     """Whether making the page takes less than about half a millisecond."""
-    return query.window <= _SMALL_WINDOW and query.top_k <= _SMALL_PAGE and not (query.diversity or query.snippets or query.page_token)
+    return (
+        query.window <= _SMALL_WINDOW and query.top_k <= _SMALL_PAGE and not (query.grouping or query.diversity or query.snippets or query.page_token)
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from services.query.application.assembly import Assembler, Page
 from services.query.application.degradation import Degradations, Outages
 from services.query.application.freshness import FreshnessGate, freshness_of
-from services.query.application.fusion import Fused, Ranking, alone
+from services.query.application.fusion import Fused, Least, Ranking, alone
 from services.query.application.legs import Budgets
 from services.query.application.query import MIN_CANDIDATES, Query, SimilarQuery
 from services.query.application.ranking import rank
@@ -79,7 +79,7 @@ class FindSimilar:
         watch: Stopwatch,
     ) -> tuple[Fused, bool]:
         """Candidates that are not of the document itself, and whether the replica's own vectors were searched."""
-        limit = min(max(MIN_CANDIDATES, _CHUNKS_A_DOCUMENT * query.top_k) + own.size, _MAX_CANDIDATES)
+        limit = min(max(MIN_CANDIDATES, _CHUNKS_A_DOCUMENT * query.top_k), _MAX_CANDIDATES) + own.size
         mine = set(own.tolist())
         with watch.stage("embed"):
             vector = await self._mean(query, own, deadline, degradations)
@@ -87,8 +87,8 @@ class FindSimilar:
             with watch.stage("vector"), metrics.VECTOR_SEARCH_DURATION.time():
                 found = await self._vector_leg.search(project, vector, limit, allowed, deadline.within(self._budgets.vector), degradations)
             if found is not None:
-                least = -1.0 if query.min_score is None else query.min_score
-                return alone(vector=[(key, score) for key, score in found.ranking if key not in mine and score >= least]), found.from_replica
+                others = [(key, score) for key, score in found.ranking if key not in mine]
+                return alone(vector=others, least=Least(vector=query.min_score)), found.from_replica
         with watch.stage("keyword"), metrics.KEYWORD_SEARCH_DURATION.time():
             ranking = await asyncio.to_thread(self._by_words, query, own, limit, allowed)
         return alone(keyword=[(key, score) for key, score in ranking if key not in mine]), False
@@ -107,8 +107,12 @@ class FindSimilar:
                 return None
         total: Vector = vectors.sum(axis=0)
         length = float(np.linalg.norm(total))
-        # Vectors that cancel each other out, or none at all, have no direction in common.
-        return np.asarray(total / length, dtype=np.float32) if length > 0 else None
+        if length > 0:
+            return np.asarray(total / length, dtype=np.float32)
+        degradations.add(
+            DegradationReason.VECTOR_LEG_MISSING, "replica", "the document's vectors have no direction in common; these share words with it"
+        )
+        return None
 
     def _texts(self, query: SimilarQuery, keys: Pks) -> Sequence[str]:
         return [f"{hit.title}\n{hit.chunk.text}" for hit in self._index.hydrate(query.project_id, keys.tolist())]

@@ -66,7 +66,14 @@ class VectorLeg:
         if _has_more(project):
             # What was found by meaning while the vector store was down must not vanish when it is back and still catching up.
             return await self._exact(project, vector, limit, allowed)
-        return VectorCandidates(self._current(project, found, allowed)[:limit], from_replica=False)
+        ranking = self._current(project, found, allowed)
+        if allowed is not None and len(ranking) < min(limit, allowed.size):
+            degradations.add(
+                DegradationReason.FILTER_INCOMPLETE,
+                "replica",
+                "the filter matches few chunks of a project whose vectors are not kept here: the search by meaning may have missed some",
+            )
+        return VectorCandidates(ranking[:limit], from_replica=False)
 
     def _current(self, project: ReplicaProject, found: Sequence[ScoredChunk], allowed: Pks | None) -> Ranking:
         """The candidates that the replica knows as current, and that are allowed."""

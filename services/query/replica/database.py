@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,8 @@ CREATE INDEX chunk_document ON chunk (document);
 CREATE TABLE index_pending (project INTEGER NOT NULL, chunk INTEGER NOT NULL, PRIMARY KEY (project, chunk)) WITHOUT ROWID;
 """
 _BUSY_TIMEOUT_MS = 5_000
-_READERS = 8
+# More than the threads that asyncio calls from, so that the event loop itself never waits for one.
+_READERS = min(32, (os.cpu_count() or 1) + 4) + 2
 _READER_WAIT_SECONDS = 5.0
 _log = get_logger(__name__)
 

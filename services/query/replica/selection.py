@@ -26,7 +26,7 @@ class Selections:
 
     def __init__(self, read: Callable[[int], MetadataIndex]) -> None:
         self._read = read
-        self._answers: LRUCache[tuple[int, int, str], Pks] = LRUCache(_BYTES, getsizeof=lambda pks: pks.nbytes + _BYTES_AN_ANSWER)
+        self._answers: LRUCache[tuple[int, int, str], tuple[Pks, int]] = LRUCache(_BYTES, getsizeof=lambda answer: answer[1])
         self._lock = threading.Lock()
 
     def allowed(self, state: ProjectState, condition: Filter) -> Pks:
@@ -37,12 +37,14 @@ class Selections:
             with self._lock:
                 known = self._answers.get(key)
             if known is not None:
-                return known
+                return known[0]
             pks = self._metadata(state).select(condition)
         pks.setflags(write=False)
+        # A filter may name thousands of values, and its text is a part of the key.
+        size = pks.nbytes + 4 * len(key[2]) + _BYTES_AN_ANSWER
         with self._lock:
-            if pks.nbytes + _BYTES_AN_ANSWER <= _BYTES:
-                self._answers[key] = pks
+            if size <= _BYTES:
+                self._answers[key] = (pks, size)
         return pks
 
     def documents_of(self, state: ProjectState, pks: Sequence[int]) -> dict[int, int]:

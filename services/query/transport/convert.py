@@ -32,6 +32,7 @@ _REASONS = {
     DegradationReason.VECTORS_STALE: pb.Degradation.REASON_VECTORS_STALE,
     DegradationReason.RERANKING_SKIPPED: pb.Degradation.REASON_RERANKING_SKIPPED,
     DegradationReason.DIVERSITY_SKIPPED: pb.Degradation.REASON_DIVERSITY_SKIPPED,
+    DegradationReason.FILTER_INCOMPLETE: pb.Degradation.REASON_FILTER_INCOMPLETE,
 }
 
 
@@ -76,6 +77,7 @@ def _hit(hit: Hit) -> pb.Hit:
         more_chunks=map(_grouped, hit.more_chunks),
         snippets=map(_snippet, hit.snippets),
         explanation=None if hit.explanation is None else _explanation(hit.explanation),
+        reranked=hit.reranked,
     )
 
 

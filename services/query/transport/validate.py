@@ -52,9 +52,8 @@ class _Checks:
         return value
 
     def number(self, value: float, low: float, high: float, field: str, meaning: str) -> float:
-        """A single-precision number of the message, without the digits that come of its conversion."""
         self.require(math.isfinite(value) and low <= value <= high, field, f"must be {meaning}; this is {value:g}")
-        return round(value, 6) if math.isfinite(value) else value
+        return value
 
     def filter(self, message: filter_pb2.Filter) -> Filter | None:
         if not message.WhichOneof("condition"):
@@ -98,7 +97,7 @@ def query(request: pb.SearchRequest) -> Query:
         mode=_MODES.get(request.mode, SearchMode.HYBRID),
         top_k=_top_k(request, checks),
         fusion=_FUSIONS.get(request.fusion, DEFAULT_FUSION),
-        alpha=checks.number(request.alpha, 0, 1, "alpha", "0 (keyword alone) to 1 (vector alone)") if request.HasField("alpha") else None,
+        alpha=_weight(checks.number(request.alpha, 0, 1, "alpha", "0 (keyword alone) to 1 (vector alone)")) if request.HasField("alpha") else None,
         rrf_k=checks.within(request.rrf_k, 1, _MAX_RRF_K, "rrf_k") if request.HasField("rrf_k") else DEFAULT_RRF_K,
         candidates=checks.within(request.candidates, MIN_CANDIDATES, _MAX_CANDIDATES, "candidates")
         if request.HasField("candidates")
@@ -155,7 +154,12 @@ def _grouping(message: pb.Grouping, checks: _Checks) -> Grouping:
 def _diversity(message: pb.Diversity, checks: _Checks) -> Diversity:
     if not message.HasField("lambda"):
         return Diversity()
-    return Diversity(checks.number(getattr(message, "lambda"), 0, 1, "diversity.lambda", "0 (diversity alone) to 1 (relevance alone)"))
+    return Diversity(_weight(checks.number(getattr(message, "lambda"), 0, 1, "diversity.lambda", "0 (diversity alone) to 1 (relevance alone)")))
+
+
+def _weight(value: float) -> float:
+    """A single-precision number without the digits that come of its conversion: 0.3 and not 0.30000001192092896."""
+    return round(value, 6) if math.isfinite(value) else value
 
 
 def _snippets(message: pb.Snippets, checks: _Checks) -> Snippets:

@@ -46,7 +46,7 @@ class ProjectServiceStub:
     RebuildVectors: _grpc.UnaryUnaryMultiCallable[_project_pb2.RebuildVectorsRequest, _project_pb2.RebuildVectorsResponse]
     """Drops the project's vectors from the vector store and begins to write them again from the catalog, to another collection, without embedding
     anything again. Returns at once, also when the vector store is down: the rebuild then begins when it is back. Searches go on meanwhile, with
-    the query services' own vectors. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
+    the query services' own vectors; of a project that is too large for those (KB_REPLICA_VECTORS_MAX), by keyword alone. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
     """
 
 @_typing.type_check_only
@@ -67,7 +67,7 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     RebuildVectors: _aio.UnaryUnaryMultiCallable[_project_pb2.RebuildVectorsRequest, _project_pb2.RebuildVectorsResponse]  # type: ignore[assignment]
     """Drops the project's vectors from the vector store and begins to write them again from the catalog, to another collection, without embedding
     anything again. Returns at once, also when the vector store is down: the rebuild then begins when it is back. Searches go on meanwhile, with
-    the query services' own vectors. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
+    the query services' own vectors; of a project that is too large for those (KB_REPLICA_VECTORS_MAX), by keyword alone. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
     """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -121,7 +121,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_project_pb2.RebuildVectorsResponse, _abc.Awaitable[_project_pb2.RebuildVectorsResponse]]:
         """Drops the project's vectors from the vector store and begins to write them again from the catalog, to another collection, without embedding
         anything again. Returns at once, also when the vector store is down: the rebuild then begins when it is back. Searches go on meanwhile, with
-        the query services' own vectors. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
+        the query services' own vectors; of a project that is too large for those (KB_REPLICA_VECTORS_MAX), by keyword alone. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
         """
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

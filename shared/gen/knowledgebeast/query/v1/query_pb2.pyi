@@ -463,7 +463,7 @@ class Snippet(_message.Message):
     """Where it ends (exclusive) in the document's text, in Unicode code points."""
     @_builtins.property
     def matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextRange]:
-        """The words that were looked for, as ranges of `text`, rising, without overlap. Empty in a chunk that was found by meaning alone."""
+        """The words that were looked for, as ranges of `text`, rising, without overlap. Empty when none of them is in it."""
 
     def __init__(
         self,
@@ -647,14 +647,17 @@ class Hit(_message.Message):
     MORE_CHUNKS_FIELD_NUMBER: _builtins.int
     SNIPPETS_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    RERANKED_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """Id of the document."""
     title: _builtins.str
     """Title of the document."""
     score: _builtins.float
-    """What the hits are sorted by, the largest first: the fused score in a hybrid search, else the leg's own; the reranker's where it was asked. With
-    diversity, the order is its own.
+    """What the hits are sorted by, the largest first: the fused score in a hybrid search, else the leg's own. Of a hit that was reranked it is the
+    reranker's, which cannot be compared with that of the hits behind; with diversity, the order is its own.
     """
+    reranked: _builtins.bool
+    """The hit was reranked, and `score` is the reranker's."""
     @_builtins.property
     def chunk(self) -> _types_pb2.Chunk:
         """The chunk with its text and offsets."""
@@ -696,10 +699,11 @@ class Hit(_message.Message):
         more_chunks: _abc.Iterable[Global___GroupedChunk] | None = ...,
         snippets: _abc.Iterable[Global___Snippet] | None = ...,
         explanation: Global___Explanation | None = ...,
+        reranked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "explanation", b"explanation", "keyword", b"keyword", "metadata", b"metadata", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "document_id", b"document_id", "explanation", b"explanation", "keyword", b"keyword", "metadata", b"metadata", "more_chunks", b"more_chunks", "score", b"score", "snippets", b"snippets", "title", b"title", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "document_id", b"document_id", "explanation", b"explanation", "keyword", b"keyword", "metadata", b"metadata", "more_chunks", b"more_chunks", "reranked", b"reranked", "score", b"score", "snippets", b"snippets", "title", b"title", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -733,6 +737,8 @@ class Degradation(_message.Message):
         """Reranking was asked for and could not be done in time: the order is that of the scores."""
         REASON_DIVERSITY_SKIPPED: Degradation._Reason.ValueType  # 7
         """Diversity was asked for, and this replica does not keep the vectors that it needs: the order is that of the scores."""
+        REASON_FILTER_INCOMPLETE: Degradation._Reason.ValueType  # 8
+        """The filter matches few chunks of a project whose vectors this replica does not keep: the vector leg may have missed some of them."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """What is missing."""
@@ -753,6 +759,8 @@ class Degradation(_message.Message):
     """Reranking was asked for and could not be done in time: the order is that of the scores."""
     REASON_DIVERSITY_SKIPPED: Degradation.Reason.ValueType  # 7
     """Diversity was asked for, and this replica does not keep the vectors that it needs: the order is that of the scores."""
+    REASON_FILTER_INCOMPLETE: Degradation.Reason.ValueType  # 8
+    """The filter matches few chunks of a project whose vectors this replica does not keep: the vector leg may have missed some of them."""
 
     REASON_FIELD_NUMBER: _builtins.int
     COMPONENT_FIELD_NUMBER: _builtins.int
@@ -905,7 +913,9 @@ class SearchResponse(_message.Message):
     next_page_token: _builtins.str
     """Asks for the next page; empty on the last one. A page may have fewer hits than `top_k` before the last: when more would not fit a message."""
     cached: _builtins.bool
-    """The hits are those of an equal search, kept since; nothing that could change them has happened."""
+    """The hits are those of an equal search of a few minutes ago at most, kept since: nothing in the project has changed. (Keyword scores depend on
+    how often words occur in all projects together; a kept answer has those of its time.)
+    """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """The hits, best first. Equal scores are ordered by chunk id."""
