@@ -105,8 +105,13 @@ async def test_a_hung_chromadb_holds_nobody_up(own_stack: Stack) -> None:
     async with KnowledgeBeast(own_stack.indexer_address, own_stack.query_address) as client:
         token = await write(client)
         await client.search("docs", SearchQuery("yeast", at_least_as_fresh=token))
+        await eventually(lambda: client.get_project("docs"), projected)
         own_stack.chroma.suspend()
         try:
+            # Until the query service has heard that ChromaDB has the vectors, its own are the better ones, and nothing is missing.
+            number = 100
+            while not (await client.search("docs", SearchQuery(f"a feline on a rug {number}"), timeout=5)).degraded:
+                number += 1
             seconds = []
             for number in range(12):
                 began = time.monotonic()

@@ -134,3 +134,20 @@ def test_charts_are_drawn_of_what_was_measured(tmp_path: Path) -> None:
     drawn = charts.draw(_REPORT, tmp_path)
     assert [path.name for path in drawn] == ["bench-latency.png", "bench-selectivity.png", "bench-throughput.png", "bench-growth.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
+def test_several_runs_are_read_as_one_and_of_a_section_measured_twice_the_last_counts() -> None:
+    """By section and size: nothing of the older section stays beside the newer one, and what one run alone has is kept."""
+
+    def run(*figures: tuple[str, str, str, float]) -> Report:
+        return replace(_REPORT, records=[Record(section, size, name, {}, 1, {"p50_ms": p50}) for section, size, name, p50 in figures])
+
+    older = run(("search", "10k", "a", 1.0), ("search", "10k", "b", 2.0), ("floor", "10k", "c", 3.0))
+    newer = run(("search", "10k", "a", 9.0), ("search", "100k", "a", 8.0))
+    merged = records.merge([older, newer])
+
+    assert {found.key: found.values["p50_ms"] for found in merged.records} == {
+        ("search", "10k", "a"): 9.0,
+        ("search", "100k", "a"): 8.0,
+        ("floor", "10k", "c"): 3.0,
+    }

@@ -102,6 +102,24 @@ def load(path: Path) -> Report:
         raise InvalidArgumentError(f"{path} is not a result file of `kb bench`") from error
 
 
+def merge(reports: Sequence[Report]) -> Report:
+    """Several runs as one: of a section that more than one measured for the same size, the last run counts; so does the last run's machine."""
+    taken: dict[tuple[str, str], list[Record]] = {}
+    for report in reports:
+        taken |= {(section, size): [] for section, size in {(record.section, record.size) for record in report.records}}
+        for record in report.records:
+            taken[record.section, record.size].append(record)
+    last = reports[-1]
+    return Report(
+        machine=last.machine,
+        corpora={name: corpus for report in reports for name, corpus in report.corpora.items()},
+        options=last.options,
+        records=[record for records in taken.values() for record in records],
+        notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+        failures=tuple(dict.fromkeys(failure for report in reports for failure in report.failures)),
+    )
+
+
 def _rounded(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     """Floats to six significant digits: more would be noise."""
     if isinstance(value, float):

@@ -123,16 +123,25 @@ def compare_files(
     OUT.print(compare.compare(before, after, only or ()).rich())
 
 
-@app.command("report", epilog=options.examples("kb bench report result.json --charts docs/images --document docs/performance.md"))
+@app.command(
+    "report",
+    epilog=options.examples(
+        "kb bench report result.json --charts docs/images --document docs/performance.md",
+        "kb bench report small.json large.json --document docs/performance.md",
+    ),
+)
 def report_file(
-    result: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    results: Annotated[list[Path], typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="Several are read as one run.")],
     *,
     chart_dir: Charts = None,
     documents: Document = None,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout, instead of tables.")] = False,
 ) -> None:
-    """Show a result file again, draw its charts, or put its tables into a document."""
-    report = records.load(result)
+    """Show result files again, draw their charts, or put their tables into a document.
+
+    Of a section that several files have for the same size, the last file's counts.
+    """
+    report = records.merge([records.load(result) for result in results])
     if chart_dir is not None:
         for drawn in charts.draw(report, chart_dir):
             line(f"chart    {drawn}")
