@@ -31,8 +31,9 @@ from shared.search import SearchAnswer, SearchMode
 _BATCH_CONCURRENCY = 8
 # Seconds that a shared search gets beyond the budgets of its parts, for a busy machine.
 _SHARED_SLACK = 1.0
-# The share of its time that a caller in a hurry waits for a shared search, before it makes do with what can be had alone.
-_HURRIED_SHARE = 0.5
+# The share of its time that a caller in a hurry waits for a shared search, before it makes do with what can be had alone in the rest: the query's
+# vector is there by then, and if it was the vector store that took so long, its own vectors or words answer within milliseconds.
+_HURRIED_SHARE = 0.8
 # Candidates and hits up to which a page is made where it is asked for, rather than in a thread.
 _SMALL_WINDOW = 200
 _SMALL_PAGE = 20
