@@ -516,3 +516,27 @@ def test_readers_see_whole_documents_while_one_writes(replica: Replica) -> None:
         reader.join()
     assert problems == []
     assert texts(replica, "alpha") == {"alpha 24"}
+
+
+def test_a_position_is_not_seen_before_the_vectors_that_it_stands_for(replica: Replica) -> None:
+    """Who finds the cursor at a write finds the write's vectors: a search that asks for that write must not run in between."""
+    stop, problems = threading.Event(), list[str]()
+
+    def read() -> None:
+        while not stop.is_set():
+            cursor = replica.project(P).vectors_cursor
+            found = len(replica.vectors(P, vector_of("alpha"), 1_000) or [])
+            if cursor is not None and found < cursor.sequence:
+                problems.append(f"{found} vectors at {cursor.sequence}")
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for number in range(40):
+        document = make_document(f"doc{number}", f"alpha {number}")
+        replica.apply_documents(P, make_batch(number, document))
+        replica.apply_vectors(P, make_vectors(number, number + 1, *document.chunks))
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert problems == []

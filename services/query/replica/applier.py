@@ -207,7 +207,6 @@ class Applier:
         prepared = state.vectors.prepare(pks, vectors)
         self._step("vectors flushed")
         self._save(state, row, prepared)
-        state.vectors.publish(prepared)
         state.changed()
         self._step("vectors finished")
 
@@ -287,6 +286,9 @@ class Applier:
             if prepared is not None:
                 rows.set_vector_slots(connection, zip(prepared.pks.tolist(), prepared.slots.tolist(), strict=True))
             save_project(connection, row)
+        if prepared is not None and state.vectors is not None:
+            # Before the cursor can be seen: who finds it where a token asks for it must find the vectors, too.
+            state.vectors.publish(prepared)
         state.row, state.contact_time = row, datetime.now(UTC)
 
     def _finish(self, state: ProjectState, row: ProjectRow) -> None:
