@@ -21,7 +21,7 @@ from services.indexer.application.worker import Worker, for_each
 from services.indexer.catalog.sqlite import SqliteCatalog
 from services.indexer.records import LaggingProject, NewProject
 from shared.domain import ChunkId, ChunkingSettings, DocumentId, Project, ProjectId, ProjectState, TraceContext
-from shared.errors import FailedPreconditionError, UnavailableError, VectorStoreError, VectorStoreUnavailableError
+from shared.errors import CircuitOpenError, FailedPreconditionError, UnavailableError, VectorStoreError, VectorStoreUnavailableError
 from tests.fakes.embedder import FakeEmbedder, FakeTokenizer
 from tests.fakes.vector_store import FakeVectorStore
 from tests.integration.test_catalog import PROJECT, create, prepared, write
@@ -331,6 +331,24 @@ async def test_failures_are_raised_only_when_nothing_succeeded() -> None:
     with pytest.raises(UnavailableError):
         await for_each([3, 0, 4], work)
     assert done == [1, 2, 3]
+
+
+async def test_a_vector_store_that_fails_for_one_item_is_asked_for_the_others() -> None:
+    """It may be one damaged collection; an open breaker is everybody's, and ends the round at once."""
+    done: list[int] = []
+
+    async def work(item: int) -> None:
+        if item == 1:
+            raise VectorStoreUnavailableError("this collection answers 500")
+        if item == 0:
+            raise CircuitOpenError("left alone")
+        done.append(item)
+
+    await for_each([1, 2, 3], work)
+    assert done == [2, 3]
+    with pytest.raises(CircuitOpenError):
+        await for_each([4, 0, 5], work)
+    assert done == [2, 3, 4]
 
 
 async def test_a_worker_survives_failures_and_wakes_when_it_is_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 import socket
 import subprocess
@@ -96,6 +97,21 @@ async def test_calls_at_the_same_time_do_not_disturb_each_other(reranker: Rerank
     together = await asyncio.gather(*(reranker.score(query, texts) for query, texts in calls))
     for (query, texts), scores in zip(calls, together, strict=True):
         assert scores == pytest.approx(await one_core.score(query, texts), abs=1e-4)
+
+
+async def test_a_model_that_fails_or_gives_no_numbers_is_unavailable(reranker: Reranker, tmp_path: Path) -> None:
+    """Whatever goes wrong while it scores, the caller is told what it knows how to do without; the next call is served."""
+    with pytest.raises(UnavailableError, match="failed"):
+        await reranker.score("alpha", [None])  # type: ignore[list-item] # what makes the tokenizer raise an error of its own
+    assert len(await reranker.score("alpha", ["alpha beta"])) == 1
+
+    weightless = CrossEncoderReranker(str(build_cross_encoder(tmp_path / "nan", weight=math.nan)), concurrency=1)
+    await weightless.load()
+    try:
+        with pytest.raises(UnavailableError, match="no numbers"):
+            await weightless.score("alpha", ["alpha"])
+    finally:
+        weightless.close()
 
 
 async def test_a_caller_that_gives_up_frees_the_core(one_core: Reranker) -> None:

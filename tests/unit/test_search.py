@@ -13,10 +13,10 @@ import pytest
 from services.query.application.query import Query
 from shared.domain import Cursor, ProjectId, ProjectState, SequenceNumber
 from shared.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError, UnavailableError
-from shared.filters import Comparison, Operator
+from shared.filters import Comparison, Membership, Operator
 from shared.resilience.deadline import Deadline
 from shared.search import DegradationReason, FusionMethod, SearchMode
-from tests.fakes.feed import make_batch, make_document, make_project, make_vectors
+from tests.fakes.feed import make_batch, make_document, make_project, make_vectors, vector_of
 from tests.fixtures.world import COLLECTION, P, World, ids, open_world, reasons
 
 
@@ -148,9 +148,13 @@ async def test_a_filter_that_matches_few_of_a_large_project_says_that_some_may_b
     """Without vectors of its own the replica asks the store for so many and drops what does not match: that may be all of them."""
     documents = [make_document(f"d{number}", f"text number {number}", metadata={"number": number}) for number in range(1_200)]
     async with open_world(tmp_path / "large", documents, vectors_max=0) as world:
-        few = await world.ask("text", mode=SearchMode.VECTOR, filter=Comparison("number", Operator.LESS, 3))
+        # What the store is asked for are the thousand nearest, so the three farthest are not among them.
+        farthest = sorted(range(len(documents)), key=lambda number: float(vector_of(f"text number {number}") @ vector_of("text")))[:3]
+        few = await world.ask("text", mode=SearchMode.VECTOR, filter=Membership("number", tuple(farthest)))
         many = await world.ask("text", mode=SearchMode.VECTOR, filter=Comparison("number", Operator.LESS, 1_100))
-    assert DegradationReason.FILTER_INCOMPLETE in reasons(few) or len(few.hits) == 3
+    assert few.hits == ()
+    assert reasons(few) == [DegradationReason.FILTER_INCOMPLETE]
+    assert len(many.hits) == 10
     assert not many.degraded
 
 

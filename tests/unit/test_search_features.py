@@ -122,6 +122,17 @@ async def test_a_page_that_would_not_fit_a_message_ends_early_and_the_next_goes_
     assert seen[:50] == [hit.chunk.id for hit in Assembler(world.replica).page(query, ranked, Degradations(Outages())).hits]
 
 
+async def test_snippets_count_towards_the_size_of_a_page(world: World) -> None:
+    """They repeat the text, so fewer hits fit."""
+    assembler = Assembler(world.replica, page_bytes=2_000)
+    ranked = rank(world.replica, P, alone(keyword=world.replica.keyword(P, "common", 100)))
+    plain, marked = (
+        assembler.page(Query(P, "common", SearchMode.KEYWORD, top_k=50, snippets=snippets), ranked, Degradations(Outages()))
+        for snippets in (None, Snippets(max_characters=200))
+    )
+    assert len(marked.hits) < len(plain.hits)
+
+
 # --- groups -----------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ _EXPLANATION_BYTES = 400
 class Page:
     """Hits, and the token that asks for those behind them; empty if there are none."""
 
-    hits: Sequence[Hit]
+    hits: tuple[Hit, ...]
     next_page_token: str
 
 
@@ -61,7 +61,7 @@ class Assembler:
             shown.require(ids.values())
         hits, used = self._hits(query, ranked, arranged.groups[shown.count : shown.count + query.top_k], arranged.steps)
         more = hits and shown.count + used < len(heads)
-        return Page(hits, pages.encode(query, shown.and_then(hit.chunk.id for hit in hits)) if more else "")
+        return Page(tuple(hits), pages.encode(query, shown.and_then(hit.chunk.id for hit in hits)) if more else "")
 
     def _arrange(self, query: Query, ranked: Ranked, count: int, degradations: Degradations) -> _Arranged:
         if query.grouping is None:

@@ -172,6 +172,5 @@ class Search:
 
 def _is_small(query: Query) -> bool:
     """Whether making the page takes less than about half a millisecond."""
-    return (
-        query.window <= _SMALL_WINDOW and query.top_k <= _SMALL_PAGE and not (query.grouping or query.diversity or query.snippets or query.page_token)
-    )
+    extras = query.grouping or query.diversity or query.snippets or query.page_token
+    return query.window <= _SMALL_WINDOW and query.top_k <= _SMALL_PAGE and not extras

@@ -64,7 +64,7 @@ class QueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchSearch(self, request, context):
-        """Answers several searches, each as soon as it is ready, in any order. Their queries are embedded together.
+        """Answers several searches, each as soon as it is ready, in any order. Their queries are embedded sixteen at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,7 @@ class QueryServiceStub:
     Search: _grpc.UnaryUnaryMultiCallable[_query_pb2.SearchRequest, _query_pb2.SearchResponse]
     """Answers one search. With the vector store down the answer is degraded, and says so."""
     BatchSearch: _grpc.UnaryStreamMultiCallable[_query_pb2.BatchSearchRequest, _query_pb2.BatchSearchResponse]
-    """Answers several searches, each as soon as it is ready, in any order. Their queries are embedded together."""
+    """Answers several searches, each as soon as it is ready, in any order. Their queries are embedded sixteen at a time."""
     FindSimilar: _grpc.UnaryUnaryMultiCallable[_query_pb2.FindSimilarRequest, _query_pb2.FindSimilarResponse]
     """Finds documents that are like a document, by meaning. NOT_FOUND when this replica does not know the document."""
 
@@ -48,7 +48,7 @@ class QueryServiceAsyncStub(QueryServiceStub):
     Search: _aio.UnaryUnaryMultiCallable[_query_pb2.SearchRequest, _query_pb2.SearchResponse]  # type: ignore[assignment]
     """Answers one search. With the vector store down the answer is degraded, and says so."""
     BatchSearch: _aio.UnaryStreamMultiCallable[_query_pb2.BatchSearchRequest, _query_pb2.BatchSearchResponse]  # type: ignore[assignment]
-    """Answers several searches, each as soon as it is ready, in any order. Their queries are embedded together."""
+    """Answers several searches, each as soon as it is ready, in any order. Their queries are embedded sixteen at a time."""
     FindSimilar: _aio.UnaryUnaryMultiCallable[_query_pb2.FindSimilarRequest, _query_pb2.FindSimilarResponse]  # type: ignore[assignment]
     """Finds documents that are like a document, by meaning. NOT_FOUND when this replica does not know the document."""
 
@@ -69,7 +69,7 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_pb2.BatchSearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_query_pb2.BatchSearchResponse], _abc.AsyncIterator[_query_pb2.BatchSearchResponse]]:
-        """Answers several searches, each as soon as it is ready, in any order. Their queries are embedded together."""
+        """Answers several searches, each as soon as it is ready, in any order. Their queries are embedded sixteen at a time."""
 
     @_abc_1.abstractmethod
     def FindSimilar(
