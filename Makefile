@@ -47,6 +47,10 @@ quality: setup ## measure how good the answers are; ARGS="--datasets DIR --outpu
 bench: setup ## measure speed and memory on 10k and 100k real chunks; ARGS goes to `kb bench`, for example ARGS="--size 10k --only search"
 	@$(BIN)/kb bench $(ARGS)
 
+.PHONY: chaos
+chaos: setup ## break things on purpose under load and check the promises; ARGS goes to `kb chaos`, for example ARGS="--only 1 --only 2"
+	@$(BIN)/kb chaos $(ARGS)
+
 # One target a tool, so that what failed can be run again alone. The last line of a failed run names it: "make: *** [… check-types] Error 1".
 CHECKS := check-format check-lint check-types check-imports check-protos check-generated check-breaking check-dead-code
 

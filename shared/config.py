@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, AnyHttpUrl, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AnyHttpUrl, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -99,10 +99,31 @@ class CommonSettings(BaseSettings):
     )
     trace_sample_ratio: float = Field(default=0.01, ge=0, le=1, description="Share of new traces that are recorded, 0 to 1.")
 
+    liveness_stall: Seconds = Field(
+        default=10.0, description="Seconds that the service's event loop may stand still before it counts as no longer alive."
+    )
+    warm_up_timeout: Seconds = Field(
+        default=10.0, description="Seconds at start that the first query to ChromaDB may take before the service takes requests all the same."
+    )
+
+    drain_delay: float = Field(
+        default=0.0,
+        ge=0,
+        le=300,
+        description="Seconds after SIGTERM during which the service says NOT_SERVING and still takes new calls, so that load balancers turn away.",
+    )
     shutdown_grace: Seconds = Field(default=20.0, description="Seconds from SIGTERM until the service must have stopped.")
     max_message_bytes: int = Field(
         default=16 * 1024 * 1024, ge=16 * 1024 * 1024, le=512 * 1024 * 1024, description="Size limit of a gRPC message in bytes, both ways."
     )
+
+    @model_validator(mode="after")
+    def _leaves_time_to_stop(self) -> Self:
+        if self.drain_delay > self.shutdown_grace / 2:
+            raise ValueError(
+                f"KB_DRAIN_DELAY={self.drain_delay:g} leaves too little of KB_SHUTDOWN_GRACE={self.shutdown_grace:g}: it must be at most half of it"
+            )
+        return self
 
 
 SettingsT = TypeVar("SettingsT", bound=CommonSettings)
@@ -134,10 +155,12 @@ def allowed(field: FieldInfo) -> str:
 
 
 def _problem(settings: type[CommonSettings], detail: Mapping[str, Any]) -> str:
-    """One clear line about one wrong value."""
-    name = str(detail["loc"][0]) if detail["loc"] else ""
-    field = settings.model_fields.get(name)
+    """One clear line about one wrong value, or about values that do not go together."""
     message = str(detail["msg"]).removeprefix("Value error, ")
+    if not detail["loc"]:
+        return message
+    name = str(detail["loc"][0])
+    field = settings.model_fields.get(name)
     value = str(detail["input"])[:100]
     text = f"{env_name(name)}='{value}': {message[:1].lower()}{message[1:]}"
     if field is None:

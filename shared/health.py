@@ -2,8 +2,8 @@
 
 - `up`: works. `degraded`: works, but not as well as it could. `down`: does not work.
 - The service is `unhealthy` only when a required component is down, `degraded` when anything else is not up.
-- grpc.health.v1 knows the services `liveness` (the process runs), `readiness`, `startup` (was ready once), `""` and the full names of the gRPC
-  services (as readiness). A component that is not required, ChromaDB above all, changes none of them.
+- grpc.health.v1 tells readiness (`shared/serving.py`): stated ready, no required component down, not shutting down. A component that is not
+  required, ChromaDB above all, changes nothing there.
 """
 
 from __future__ import annotations
@@ -12,22 +12,17 @@ import asyncio
 import enum
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from grpc_health.v1 import health, health_pb2
-
 from shared.errors import KnowledgeBeastError
 from shared.observability.logging import get_logger
+from shared.serving import ServingStates
 
 _log: Final = get_logger(__name__)
 
 Details = Mapping[str, str | int | float | bool]
-
-LIVENESS: Final = "liveness"
-READINESS: Final = "readiness"
-STARTUP: Final = "startup"
 
 
 class ComponentStatus(enum.Enum):
@@ -57,6 +52,13 @@ class Degraded:
 Check = Callable[[], Awaitable[Details | Degraded]]
 """Returns figures of a component that is up, or `Degraded`. Raises when it is down."""
 
+Figures = Callable[[], Details]
+"""Figures that are read anew for each answer: at once, from memory, without raising."""
+
+
+def _no_figures() -> Details:
+    return {}
+
 
 @dataclass(frozen=True, slots=True)
 class ComponentReport:
@@ -75,6 +77,7 @@ class _Component:
     interval: float
     timeout: float
     latency: bool
+    figures: Figures
     report: ComponentReport
     pending: asyncio.Task[ComponentReport] | None = None
 
@@ -84,24 +87,23 @@ class HealthMonitor:
 
     Args:
         service: `indexer` or `query`.
+        states: is told of readiness.
         required: names of the components without which no request can be served.
-        grpc_services: full names of the gRPC services whose health follows readiness.
     """
 
-    def __init__(self, service: str, *, required: Collection[str] = (), grpc_services: Collection[str] = ()) -> None:
+    def __init__(self, service: str, states: ServingStates, *, required: Collection[str] = ()) -> None:
         self.service = service
-        self.servicer: Final = health.aio.HealthServicer()
-        """Add it to the gRPC server: `health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)`."""
         self.start_time = datetime.now(UTC)
+        self._states = states
         self._required = frozenset(required)
-        self._ready_names = ("", READINESS, *grpc_services)
         self._components: dict[str, _Component] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._ready = False
-        self._started = False
         self._shutting_down = False
 
-    def add_check(self, name: str, check: Check, *, interval: float = 5.0, timeout: float = 2.0, latency: bool = False) -> None:
+    def add_check(
+        self, name: str, check: Check, *, interval: float = 5.0, timeout: float = 2.0, latency: bool = False, figures: Figures = _no_figures
+    ) -> None:
         """Adds a component; before `start`.
 
         Args:
@@ -110,14 +112,15 @@ class HealthMonitor:
             interval: seconds between the end of one check and the beginning of the next.
             timeout: seconds after which a check that has not ended counts as down.
             latency: adds `latency_ms`, what the check took, to the details.
+            figures: are added to the details whenever they are asked for, so that they are never older than the answer.
         """
         unknown = ComponentReport(ComponentStatus.DOWN, datetime.now(UTC), "not looked at yet")
-        self._components[name] = _Component(name, check, interval, timeout, latency, unknown)
+        self._components[name] = _Component(name, check, interval, timeout, latency, figures, unknown)
 
     async def start(self) -> None:
         """Runs every check once, all at the same time, and then in the background until `stop`. Takes at most the longest time limit."""
         await asyncio.gather(*(self._look(component) for component in self._components.values()))
-        await self._publish()
+        self._publish()
         self._tasks = [asyncio.create_task(self._watch(component), name=f"health {component.name}") for component in self._components.values()]
 
     async def stop(self) -> None:
@@ -128,16 +131,15 @@ class HealthMonitor:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks = []
 
-    async def set_ready(self, ready: bool) -> None:
+    def set_ready(self, ready: bool) -> None:
         """States whether the service has all it needs to take requests."""
         self._ready = ready
-        self._started = self._started or ready
-        await self._publish()
+        self._publish()
 
-    async def enter_shutdown(self) -> None:
+    def enter_shutdown(self) -> None:
         """From now on not ready, whatever happens: load balancers send no new calls. The process still counts as alive."""
         self._shutting_down = True
-        await self._publish()
+        self._publish()
 
     @property
     def ready(self) -> bool:
@@ -156,8 +158,11 @@ class HealthMonitor:
         return worst
 
     def reports(self) -> Mapping[str, ComponentReport]:
-        """The last result of each component."""
-        return {name: component.report for name, component in self._components.items()}
+        """The last result of each component, with its figures of now."""
+        return {
+            name: replace(component.report, details={**component.report.details, **component.figures()})
+            for name, component in self._components.items()
+        }
 
     def snapshot(self) -> dict[str, Any]:
         """The state as JSON for /health: `{"status": …, "components": {name: {"status": …, figures…}}, "timestamp": …}`."""
@@ -175,7 +180,7 @@ class HealthMonitor:
             await self._look(component)
             if component.report.status is not before:
                 _log.warning("component changed", component=component.name, status=component.report.status.value, message=component.report.message)
-                await self._publish()
+                self._publish()
 
     async def _look(self, component: _Component) -> None:
         """Runs the check, or waits on for the one that is late, at most its time limit."""
@@ -188,11 +193,8 @@ class HealthMonitor:
         else:
             component.report = ComponentReport(ComponentStatus.DOWN, datetime.now(UTC), f"no answer within {component.timeout:g} s")
 
-    async def _publish(self) -> None:
-        """Tells the gRPC health service."""
-        states = {LIVENESS: True, STARTUP: self._started, **dict.fromkeys(self._ready_names, self.ready)}
-        for name, serving in states.items():
-            await self.servicer.set(name, health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING)
+    def _publish(self) -> None:
+        self._states.set_ready(self.ready)
 
 
 async def _run(component: _Component) -> ComponentReport:

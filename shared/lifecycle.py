@@ -7,8 +7,8 @@ ready. They are closed in reverse, so: not ready, server, tasks, stores.
         catalog = await life.enter("catalog", open_catalog(...))
         life.background("projector", projector.run())
         await life.enter("server", serving(server, grace=life.grace / 2))
-        life.on_stop("readiness", monitor.enter_shutdown)
-        await monitor.set_ready(True)
+        life.on_drain(monitor.enter_shutdown, delay=settings.drain_delay, end=feed.stop)
+        monitor.set_ready(True)
 
     sys.exit(run(main, grace=settings.shutdown_grace))
 """
@@ -62,6 +62,26 @@ class Lifecycle:
     def on_stop(self, name: str, action: Callable[[], Awaitable[object]]) -> None:
         """Runs `action` when the process stops, after those that are added later."""
         self._stack.push_async_callback(self._close, name, action)
+
+    def on_drain(self, announce: Callable[[], None], *, delay: float, end: Callable[[], None]) -> None:
+        """When the process stops: how its clients are turned away before the servers are closed. Call it after the servers are entered.
+
+        Args:
+            announce: says that no new calls are wanted. They are taken all the same, because load balancers hear of it late.
+            delay: seconds until they all have. After a failure nothing is waited for: what failed may be what calls need.
+            end: ends the calls that would go on for as long as the client likes.
+        """
+
+        async def drain() -> None:
+            announce()
+            try:
+                if delay and not self.failed:
+                    _log.info("draining", seconds=delay)
+                    await asyncio.sleep(delay)
+            finally:
+                end()
+
+        self.on_stop("drain", drain)
 
     def background(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
         """Runs work that must go on as long as the process: its end, with or without an error, before the stop stops the process.

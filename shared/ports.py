@@ -5,7 +5,7 @@ A consumer asks for the narrowest that serves it: the query service reads vector
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from shared.domain import ChunkId, Vector, Vectors
@@ -94,6 +94,15 @@ class VectorWriter(Protocol):
 
     async def count(self, collection: str, *, timeout: float) -> int:
         """Vectors in the collection. Raises CollectionNotFoundError."""
+
+    async def existing(self, collection: str, chunk_ids: Sequence[ChunkId], *, timeout: float) -> Collection[ChunkId]:
+        """Those of the ids whose vectors the collection has. Raises CollectionNotFoundError."""
+
+    async def list_ids(self, collection: str, *, offset: int, limit: int, timeout: float) -> Sequence[ChunkId]:
+        """At most `limit` ids of the collection behind the first `offset`, in an order of the store's own, which stays as long as nothing is written.
+
+        Fewer than `limit` are the last ones. Raises CollectionNotFoundError.
+        """
 
     async def list_collections(self, *, timeout: float) -> Sequence[str]:
         """Names of all collections."""

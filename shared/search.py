@@ -174,6 +174,7 @@ class DegradationReason(enum.Enum):
     RERANKING_SKIPPED = "reranking_skipped"
     DIVERSITY_SKIPPED = "diversity_skipped"
     FILTER_INCOMPLETE = "filter_incomplete"
+    LAST_GOOD_ANSWER = "last_good_answer"
     UNKNOWN = "unknown"
 
 
@@ -215,7 +216,12 @@ class Timings:
 class SearchAnswer:
     """What a search found, best first, and how good the answer is.
 
-    `next_page_token` is empty on the last page. `cached`: the hits are those of an equal search, kept since.
+    Attributes:
+        next_page_token: asks for the next page; empty on the last one.
+        cached: the hits are those of an equal search, kept since; nothing in the project has changed.
+        served_from_cache: the hits are those of the last whole answer to the same question, because vectors could not be searched now
+            (`DegradationReason.LAST_GOOD_ANSWER`); `freshness` is that of its time.
+        found_time: when those hits were found; None unless `served_from_cache`.
     """
 
     hits: Sequence[Hit]
@@ -225,6 +231,8 @@ class SearchAnswer:
     timings: Timings
     next_page_token: str = ""
     cached: bool = False
+    served_from_cache: bool = False
+    found_time: datetime | None = None
 
     @property
     def degraded(self) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from shared.client import ServiceState
+from shared.client import HealthState, ServiceState
 from shared.domain import Chunk, Document, Metadata, Project
 
 
@@ -71,22 +71,29 @@ def document(value: Document, *, whole: bool) -> dict[str, Any]:
     return form
 
 
+# What a component's state is called, as at /health.
+COMPONENT_STATES = {HealthState.HEALTHY: "up", HealthState.DEGRADED: "degraded", HealthState.UNHEALTHY: "down", HealthState.UNKNOWN: "unknown"}
+
+
 def service(value: ServiceState) -> dict[str, Any]:
-    """What a service says of itself."""
+    """What a service says of itself: `status`, `components` and `timestamp` as at its /health."""
     return {
         "service": value.service,
         "version": value.version,
         "status": value.state.value,
-        "components": [
-            {
-                "name": component.name,
-                "status": component.state.value,
-                "message": component.message,
-                "check_time": iso_time(component.check_time),
-                "details": dict(component.details),
+        "components": {
+            component.name: {
+                "status": COMPONENT_STATES[component.state],
+                **({"message": component.message} if component.message else {}),
+                **component.details,
             }
             for component in value.components
-        ],
-        "time": iso_time(value.time),
-        "start_time": iso_time(value.start_time),
+        },
+        "timestamp": _utc(value.time),
+        "start_time": _utc(value.start_time),
     }
+
+
+def _utc(value: datetime | None) -> str | None:
+    """`2026-01-31T12:00:00.000Z`."""
+    return None if value is None else value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

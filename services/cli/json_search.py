@@ -63,6 +63,8 @@ def answer(value: SearchAnswer, first: int = 1) -> dict[str, Any]:
         "hits": [_hit(rank, hit) for rank, hit in enumerate(value.hits, first)],
         "next_page_token": value.next_page_token,
         "cached": value.cached,
+        "served_from_cache": value.served_from_cache,
+        "found_time": iso_time(value.found_time),
         "freshness": {
             "epoch": fresh.epoch,
             "sequence": fresh.sequence,

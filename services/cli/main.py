@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from services.cli import demo
-from services.cli.commands import bench, document, ingest, model, project, quality, rebuild, search, similar, status, up
+from services.cli.commands import bench, chaos, document, ingest, model, project, quality, quarantine, rebuild, search, similar, status, up, verify
 from services.cli.console import line
 from services.cli.explain import explain
 from shared.errors import KnowledgeBeastError
@@ -28,10 +28,13 @@ app.command(epilog=similar.EXAMPLES)(similar.similar)
 app.command(epilog=status.EXAMPLES)(status.status)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=rebuild.EXAMPLES)(rebuild.rebuild)
+app.command(epilog=verify.EXAMPLES)(verify.verify)
 app.command(epilog=quality.EXAMPLES)(quality.quality)
+app.command(epilog=chaos.EXAMPLES)(chaos.chaos)
 app.add_typer(bench.app, name="bench")
 app.add_typer(project.app, name="project")
 app.add_typer(document.app, name="document")
+app.add_typer(quarantine.app, name="quarantine")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.cli.console import result
+from services.cli.json_forms import COMPONENT_STATES
 from shared.client import HealthState, ServiceState
 from shared.domain import Document, KeywordSettings, MetadataValue, Project
 
@@ -81,7 +82,7 @@ def service_state(value: ServiceState, address: str) -> None:
     for component in value.components:
         details = ", ".join(f"{name} {_figure(figure)}" for name, figure in sorted(component.details.items()))
         text = "; ".join(filter(None, (component.message, details)))
-        result(f"  {component.name:18}{component.state.value:10} {text}", style=_STATE_STYLES[component.state])
+        result(f"  {component.name:18}{COMPONENT_STATES[component.state]:10} {text}", style=_STATE_STYLES[component.state])
 
 
 def _figure(value: object) -> str:

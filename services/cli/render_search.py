@@ -79,7 +79,8 @@ def _summary(value: SearchAnswer, shown: int | None) -> str:
     spent = f"{value.timings.total * 1000:.1f} ms{f' ({stages})' if stages else ''}"
     behind = "" if fresh.sequence >= fresh.head else f" · {fresh.head - fresh.sequence} changes behind"
     cached = " · cached" if value.cached else ""
-    return f"{hits} in {spent}{cached} · {value.mode.value} · sequence {fresh.sequence}{behind}"
+    kept = f" · found at {value.found_time:%H:%M:%S} UTC" if value.served_from_cache and value.found_time else ""
+    return f"{hits} in {spent}{cached}{kept} · {value.mode.value} · sequence {fresh.sequence}{behind}"
 
 
 def _stages(timings: Timings) -> str:

@@ -1,29 +1,36 @@
 """What the application of the indexer needs of the catalog, one narrow port a use.
 
-Every method may also raise UnavailableError (shutting down, busy, the file cannot be read), ResourceExhaustedError (the disk is full) and
-CorruptionError. A write is answered when it is on disk. `SqliteCatalog` satisfies all of them.
+Every method may also raise UnavailableError (shutting down, busy, the file cannot be read), ResourceExhaustedError (the disk is full, or too much
+waits to be written) and CorruptionError. A write is answered when it is on disk. `SqliteCatalog` satisfies all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from services.indexer.records import (
     Advance,
+    ChunkPage,
     DeletedProject,
+    Failure,
     LaggingProject,
     NewProject,
     Position,
     PreparedDocument,
     ProjectionPage,
     ProjectKey,
+    QuarantinedChunk,
+    QuarantineStage,
     RequestKey,
+    StoredDocument,
     UnembeddedChunk,
     Written,
 )
+from shared.digest import ProjectDigest, SequenceRange
 from shared.domain import (
+    ChunkId,
     Cursor,
     Document,
     DocumentBatch,
@@ -62,8 +69,8 @@ class ProjectCatalog(Protocol):
     async def delete_project(self, project_id: ProjectId, *, etag: str) -> tuple[ProjectKey, int]:
         """Ends a project; returns its key and how many documents it had. Raises NotFoundError, ConflictError."""
 
-    async def rebuild_vectors(self, project_id: ProjectId) -> tuple[ProjectKey, Project]:
-        """Gives a project a new, empty collection to write everything to, unless it is being rebuilt; returns it as it is then.
+    async def rebuild_vectors(self, project_id: ProjectId, *, again: bool = False) -> tuple[ProjectKey, Project]:
+        """Gives a project a new, empty collection to write everything to, one that is being rebuilt only `again`; returns it as it is then.
 
         Raises NotFoundError.
         """
@@ -131,6 +138,13 @@ class FeedCatalog(Protocol):
         The range begins at `after`. Its end equals its start when the batch is a part of one large document.
         """
 
+    async def digest(self, key: ProjectKey, wanted: SequenceRange | None, parts: int, *, named: bool, unsent: bool) -> ProjectDigest:
+        """What the documents of a range, or all of them, come to, in at most so many parts of equal width, all as of one moment.
+
+        The parts end before the range does when they have many chunks. `named`: with the documents one by one; `unsent`: with the chunks whose
+        vectors the feed does not send.
+        """
+
 
 class ProjectionCatalog(Protocol):
     """What has to be embedded and written to the vector store."""
@@ -151,19 +165,82 @@ class ProjectionCatalog(Protocol):
         """Changes that are not in the vector store, all projects together."""
 
     async def unembedded(self, project: LaggingProject, limit: int, after: tuple[int, int] = (0, 0)) -> Sequence[UnembeddedChunk]:
-        """Chunks without a vector behind a position `(sequence, chunk key)`, the oldest first."""
+        """Chunks without a vector behind a position `(sequence, chunk key)`, the oldest first; those in quarantine are left out."""
 
-    async def store_embeddings(self, project: LaggingProject, chunk_keys: Sequence[int], vectors: Vectors) -> VectorSequence:
-        """Keeps vectors; returns the sequence up to which the project is now embedded."""
+    async def store_embeddings(
+        self, project: LaggingProject, chunk_keys: Sequence[int], vectors: Vectors, failures: Sequence[Failure] = ()
+    ) -> VectorSequence:
+        """Keeps vectors, and puts what could not be embedded into quarantine; returns the sequence up to which the project is now embedded."""
+
+    async def quarantine(self, project: LaggingProject, failures: Sequence[Failure]) -> None:
+        """Puts chunks that the vector store refuses into quarantine."""
 
     async def projection_page(self, project: LaggingProject, position: tuple[int, int], limit: int) -> ProjectionPage:
-        """What the vector store has to learn behind `position`, at most `limit` chunks."""
+        """What the vector store has to learn behind `position`, at most `limit` chunks; those in quarantine are left out."""
 
     async def advance(self, project: LaggingProject, sequence: SequenceNumber) -> Advance:
         """Every change up to `sequence` is in the project's collection; of no effect if the project has another collection by now."""
 
     async def restart(self, project: LaggingProject) -> bool:
         """The vector store has lost the project: gives it a new collection to write everything to; False if it has another one by now."""
+
+
+class QuarantineCatalog(Protocol):
+    """Chunks in quarantine."""
+
+    async def quarantined_chunks(self, project_id: ProjectId | None, after: int, limit: int) -> tuple[Sequence[QuarantinedChunk], int | None]:
+        """Chunks in quarantine behind a place in their order, of one project or of all; and the place behind them, if there are more.
+
+        Raises NotFoundError.
+        """
+
+    async def count_quarantined(self) -> Mapping[QuarantineStage, int]:
+        """How many chunks are in quarantine, by where they failed."""
+
+    async def retry_quarantined(self, project_id: ProjectId, chunk_ids: Sequence[ChunkId]) -> tuple[ProjectKey, int]:
+        """Lets chunks, all of the project if none are named, be tried again; returns how many were in quarantine. Raises NotFoundError."""
+
+
+class VerificationCatalog(Protocol):
+    """What the vector store is compared with."""
+
+    async def projected_project(self, project_id: ProjectId) -> LaggingProject:
+        """A project as the projection sees it. Raises NotFoundError."""
+
+    async def projected_projects(self) -> Sequence[LaggingProject]:
+        """Projects that have something in the vector store."""
+
+    async def expected_page(self, project: LaggingProject, position: tuple[int, int], limit: int) -> ChunkPage:
+        """Chunks behind a position that were given to the vector store up to the project's vector sequence, at most `limit`."""
+
+    async def expected_vectors(self, project: LaggingProject, chunk_ids: Collection[ChunkId]) -> tuple[Sequence[ChunkId], Vectors]:
+        """Of these chunks, those that the vector store should have by now, with their vectors; none if the project has another collection by now."""
+
+    async def unknown_chunks(self, project: LaggingProject, chunk_ids: Collection[ChunkId]) -> Sequence[ChunkId]:
+        """Those of the ids that neither a chunk has nor one that is still to be deleted from the vector store."""
+
+    async def known_collections(self, project_id: ProjectId) -> Collection[str]:
+        """Names of the collections that belong to a project, or did and are to be dropped."""
+
+    async def restart(self, project: LaggingProject) -> bool:
+        """See ProjectionCatalog."""
+
+
+class ScrubCatalog(Protocol):
+    """Documents as the disk holds them."""
+
+    async def stored_page(self, after: int, limit: int) -> Sequence[StoredDocument]:
+        """Documents behind a key, in the order of their keys, at most `limit`."""
+
+    async def mark_damaged(self, keys: Collection[int]) -> None:
+        """These documents are not what was written: writing one again with its old content is a change."""
+
+
+class Disk(Protocol):
+    """Whether there is room for more."""
+
+    async def require_room(self) -> None:
+        """Raises ResourceExhaustedError (reason DISK_LOW) while less is free on the catalog's disk than must be."""
 
 
 class HousekeepingCatalog(Protocol):

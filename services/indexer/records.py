@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from shared.domain import (
     Chunk,
@@ -87,7 +88,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class LaggingProject:
-    """A project as the projection sees it: how far its vectors have come."""
+    """A project as the projection sees it: how far its vectors have come. `held_count` of its chunks are in quarantine."""
 
     key: ProjectKey
     id: ProjectId
@@ -96,6 +97,7 @@ class LaggingProject:
     embedding_model: str
     chunking: ChunkingSettings
     chunk_count: int
+    held_count: int
     head: SequenceNumber
     embedded_sequence: VectorSequence
     vector_sequence: VectorSequence
@@ -108,10 +110,11 @@ class LaggingProject:
 
 @dataclass(frozen=True, slots=True)
 class UnembeddedChunk:
-    """A chunk that needs a vector: its place in the catalog, and the title and text that the vector is made of."""
+    """A chunk that needs a vector: its place in the catalog, its id, and the title and text that the vector is made of."""
 
     sequence: int
     key: int
+    id: ChunkId
     title: str
     text: str
 
@@ -143,9 +146,64 @@ class Advance(enum.Enum):
     SUPERSEDED = enum.auto()  # nothing: the project's vectors go to another collection by now
 
 
+class QuarantineStage(enum.Enum):
+    """What was done with a chunk when it failed."""
+
+    EMBEDDING = "embedding"
+    VECTOR_STORE = "vector_store"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A chunk that failed although others did not, and why, for people."""
+
+    chunk_id: ChunkId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedChunk:
+    """A chunk in quarantine. `failures`: how often it has failed."""
+
+    project_id: ProjectId
+    document_id: DocumentId
+    chunk_id: ChunkId
+    ordinal: int
+    stage: QuarantineStage
+    reason: str
+    failures: int
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPage:
+    """A piece of what the vector store should have, in the order of `(sequence, chunk key)`; `position`: where the next begins, None at the end."""
+
+    chunk_ids: Sequence[ChunkId]
+    position: tuple[int, int] | None
+
+
 @dataclass(frozen=True, slots=True)
 class DeletedProject:
     """A deleted project whose rows and collection are still there."""
 
     key: ProjectKey
     collection: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """What the catalog's file holds of a document, byte by byte: text is UTF-8 and metadata JSON, unless the disk has changed it."""
+
+    key: int
+    project_id: bytes
+    id: bytes
+    title: bytes
+    metadata: bytes
+    text: bytes
+    content_hash: bytes
+
+    @property
+    def name(self) -> str:
+        """`project/document`, for people."""
+        return b"/".join((self.project_id, self.id)).decode(errors="replace")

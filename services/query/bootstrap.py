@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from grpc_health.v1 import health_pb2_grpc
 
 from services.query.application.degradation import Outages
+from services.query.application.ladder import Fallbacks, Ladder
+from services.query.application.last_answers import LastAnswers
 from services.query.application.legs import Budgets
 from services.query.application.results import ResultCache
 from services.query.application.search import Search
 from services.query.application.similar import FindSimilar
 from services.query.application.sizes import size_of_entry
+from services.query.application.verify import VerifyReplica
+from services.query.application.verify_schedule import VerifySchedule
 from services.query.config import QuerySettings
 from services.query.feed_client import GrpcFeed
+from services.query.limits import limits
 from services.query.replica.follower import Follower
 from services.query.replica.replica import Replica
 from services.query.transport.query_servicer import QueryServicer, TimeLimits
+from services.query.transport.replica_servicer import ReplicaServicer
+from shared import health_server
 from shared.checks import add_common_checks
 from shared.chroma.factory import ChromaStore, create_chroma_store
 from shared.embedding.cache import CachingEmbedder
 from shared.embedding.factory import LoadableEmbedder, create_embedder
 from shared.embedding.loading import ModelLoader
 from shared.gen.knowledgebeast.ops.v1 import status_pb2_grpc
-from shared.gen.knowledgebeast.query.v1 import query_pb2_grpc
+from shared.gen.knowledgebeast.query.v1 import query_pb2_grpc, replica_pb2_grpc
 from shared.health import Degraded, Details, HealthMonitor
 from shared.lifecycle import Lifecycle
 from shared.observability import http, metrics, tracing
@@ -35,12 +43,21 @@ from shared.reranking.cross_encoder import CrossEncoderReranker
 from shared.rpc import chain
 from shared.rpc import server as rpc_server
 from shared.rpc.channel import create_channel
+from shared.rpc.health_service import HealthServicer
 from shared.rpc.status_service import StatusServicer
+from shared.serving import ServingStates
+from shared.warm_up import warm_up
 
-SERVICES = ("knowledgebeast.query.v1.QueryService", "knowledgebeast.ops.v1.StatusService")
+SERVICES = (
+    "knowledgebeast.query.v1.QueryService",
+    "knowledgebeast.query.v1.ReplicaService",
+    "knowledgebeast.ops.v1.StatusService",
+)
 # Loading the exported model takes a tenth of that; a slower one is reported as not loaded until it is.
 _FIRST_LOAD_SECONDS = 3.0
 _CATCH_UP_LOOK_SECONDS = 0.05
+# Bytes that must be free for the replica to count as able to grow; as much as the indexer keeps free by default.
+_DISK_RESERVE_BYTES = 256 * 1024 * 1024
 
 _log = get_logger(__name__)
 
@@ -76,9 +93,31 @@ def _add_checks(
             return Degraded(f"changes of {len(stale)} projects do not come through, {stale[0]} among them: see the log", {"lag": lag})
         return {"lag": lag}
 
-    monitor.add_check("database", database, latency=True)
-    add_common_checks(monitor, chroma=chroma, embedder=embedder, data_dir=settings.data_dir)
+    # What is required may be late before it counts as down: a queue behind many searches must not take the service out of its load balancer.
+    monitor.add_check("database", database, latency=True, timeout=10.0)
+    add_common_checks(
+        monitor,
+        chroma=chroma,
+        embedder=embedder,
+        data_dir=settings.data_dir,
+        disk_reserve_bytes=_DISK_RESERVE_BYTES,
+        when_low="the replica cannot follow the indexer much longer",
+    )
     monitor.add_check("change_feed", change_feed, interval=1.0)
+    _add_replica_check(monitor, replica, follower)
+
+
+def _add_replica_check(monitor: HealthMonitor, replica: Replica, follower: Follower) -> None:
+    async def copy() -> Details | Degraded:
+        held = await asyncio.to_thread(replica.totals)
+        details = {"projects": len(replica.projects()), "documents": held.documents, "chunks": held.chunks}
+        mending = follower.mending()
+        if mending:
+            return Degraded(f"{len(mending)} projects were found to be wrong and are being fetched again, {mending[0]} among them", details)
+        return details
+
+    # Counting walks an index of every chunk.
+    monitor.add_check("replica", copy, timeout=10.0)
 
 
 def _start_reranker(life: Lifecycle, settings: QuerySettings) -> CrossEncoderReranker | None:
@@ -99,11 +138,14 @@ def _add_reranker_check(monitor: HealthMonitor, reranker: CrossEncoderReranker) 
     monitor.add_check("reranker", scores, interval=30.0, timeout=10.0)
 
 
-async def _become_ready(monitor: HealthMonitor, loader: ModelLoader, replica: Replica, follower: Follower, timeout: float) -> None:
-    """Takes requests once the model is loaded, or known to be missing, and the replica has caught up.
+async def _become_ready(
+    monitor: HealthMonitor, settings: QuerySettings, loader: ModelLoader, replica: Replica, follower: Follower, warm: Callable[[str], Awaitable[None]]
+) -> None:
+    """Takes requests once the model is loaded, or known to be missing, the replica has caught up, and ChromaDB has answered a first query.
 
-    If catching up takes too long, it takes them with what there is, because stale answers beat none.
+    If catching up takes too long, it takes them with what there is, because stale answers beat none; nor does it wait for a ChromaDB that is down.
     """
+    timeout = settings.ready_lag_timeout
     started = time.monotonic()
     await loader.settled.wait()
     while not _caught_up(replica, follower):
@@ -111,7 +153,9 @@ async def _become_ready(monitor: HealthMonitor, loader: ModelLoader, replica: Re
             _log.warning("taking requests although the replica has not caught up", waited_s=timeout)
             break
         await asyncio.sleep(_CATCH_UP_LOOK_SECONDS)
-    await monitor.set_ready(True)
+    largest = max(replica.projects(), key=lambda project: project.head, default=None)
+    await warm("" if largest is None else largest.project.collection)
+    monitor.set_ready(True)
     _log.info("ready", waited_s=round(time.monotonic() - started, 2), projects=len(replica.projects()))
     await asyncio.Event().wait()
 
@@ -128,6 +172,11 @@ def _caught_up(replica: Replica, follower: Follower) -> bool:
 async def start(life: Lifecycle, settings: QuerySettings) -> None:
     """Opens the stages of the query service in order; they are closed in reverse."""
     life.on_stop("tracing", lambda: asyncio.to_thread(tracing.shutdown))
+    states = ServingStates(SERVICES)
+    health_port = await life.enter(
+        "health port",
+        health_server.serving(states, settings.query_host, settings.query_health_port, stall=settings.liveness_stall, setting="KB_QUERY_HEALTH_PORT"),
+    )
     replica = await life.enter("replica", _open_replica(settings))
     chroma = create_chroma_store(settings)
     life.on_stop("chromadb client", chroma.client.close)
@@ -149,7 +198,7 @@ async def start(life: Lifecycle, settings: QuerySettings) -> None:
     follower = Follower(feed, replica, stale_after=settings.stale_after)
     life.background("follower", follower.run())
 
-    monitor = HealthMonitor("query", required={"database"}, grpc_services=SERVICES)
+    monitor = HealthMonitor("query", states, required={"database"})
     _add_checks(monitor, settings, replica, follower, chroma, model)
     if reranker is not None:
         _add_reranker_check(monitor, reranker)
@@ -160,19 +209,27 @@ async def start(life: Lifecycle, settings: QuerySettings) -> None:
     budgets = Budgets(embed=settings.embed_timeout, vector=settings.vector_timeout, rerank=settings.rerank_timeout)
     outages = Outages()
     results = ResultCache(settings.result_cache_bytes, settings.result_cache_ttl, size_of_entry)
-    search = Search(replica, chroma.store, embedder, follower, budgets, results, reranker=reranker, outages=outages)
-    find_similar = FindSimilar(replica, chroma.store, embedder, follower, budgets, outages=outages)
-    limits = TimeLimits(settings.search_timeout, settings.search_timeout_max, settings.search_margin)
-    server = rpc_server.create_server(interceptors=chain.interceptors(), max_message_bytes=settings.max_message_bytes)
-    query_pb2_grpc.add_QueryServiceServicer_to_server(QueryServicer(search, find_similar, limits), server)
+    steps = Fallbacks(settings.fallback_replica_vectors, settings.fallback_last_answer, settings.fallback_keyword)
+    ladder = Ladder(replica, steps, LastAnswers(settings.last_answer_bytes, settings.last_answer_ttl))
+    search = Search(replica, chroma.store, embedder, follower, budgets, results, ladder, reranker=reranker, outages=outages)
+    find_similar = FindSimilar(replica, chroma.store, embedder, follower, budgets, ladder, outages=outages)
+    time_limits = TimeLimits(settings.search_timeout, settings.search_timeout_max, settings.search_margin)
+    server = rpc_server.create_server(interceptors=chain.interceptors(limits=limits(settings)), max_message_bytes=settings.max_message_bytes)
+    query_pb2_grpc.add_QueryServiceServicer_to_server(QueryServicer(search, find_similar, time_limits), server)
+    verify = VerifyReplica(replica, feed, follower, settings.query_name)
+    if settings.replica_verify_interval:
+        life.background("replica verification", VerifySchedule(verify, replica, settings.replica_verify_interval).run())
+    replica_pb2_grpc.add_ReplicaServiceServicer_to_server(ReplicaServicer(verify), server)
     status_pb2_grpc.add_StatusServiceServicer_to_server(StatusServicer(monitor), server)
-    health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)
+    health = HealthServicer(states)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     rpc_server.describe(server, SERVICES)
     port = rpc_server.bind(server, settings.query_host, settings.query_port, setting="KB_QUERY_PORT")
     http_port = await life.enter(
         "http", http.serving(http.create_app(monitor.snapshot), settings.query_host, settings.query_http_port, setting="KB_QUERY_HTTP_PORT")
     )
-    await life.enter("server", rpc_server.serving(server, grace=life.grace / 2))
-    life.on_stop("readiness", monitor.enter_shutdown)
-    life.background("becoming ready", _become_ready(monitor, loader, replica, follower, settings.ready_lag_timeout))
-    _log.info("the query service listens", port=port, http_port=http_port)
+    await life.enter("server", rpc_server.serving(server, grace=(life.grace - settings.drain_delay) / 2))
+    life.on_drain(monitor.enter_shutdown, delay=settings.drain_delay, end=health.end_watches)
+    warm = partial(warm_up, chroma.store, model, settings.warm_up_timeout)
+    life.background("becoming ready", _become_ready(monitor, settings, loader, replica, follower, warm))
+    _log.info("the query service listens", port=port, http_port=http_port, health_port=health_port)

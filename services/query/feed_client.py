@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from shared.digest import Digest, DocumentDigest, ProjectDigest, SequenceRange
 from shared.domain import (
     ChunkId,
     Cursor,
@@ -33,12 +34,15 @@ from shared.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from shared.gen.knowledgebeast.common.v1 import types_pb2
 from shared.gen.knowledgebeast.indexer.v1 import change_feed_pb2 as pb
 from shared.gen.knowledgebeast.indexer.v1.change_feed_pb2_grpc import ChangeFeedServiceStub
+from shared.resilience.deadline import Deadline
 from shared.rpc import resources
 from shared.rpc.convert import time_of
 
 _COMPONENT = "change_feed"
 # Converting a larger message takes more than about a millisecond, so a thread does it and searches go on.
 _LARGE_MESSAGE_BYTES = 64_000
+# Seconds: gRPC takes no deadline that is over already.
+_SHORTEST_CALL = 0.001
 _REASONS = {
     pb.Reset.REASON_NO_CURSOR: ResetReason.NO_CURSOR,
     pb.Reset.REASON_EPOCH_CHANGED: ResetReason.EPOCH_CHANGED,
@@ -98,6 +102,26 @@ def event_of(message: pb.WatchChangesResponse) -> FeedEvent | None:
             return None
 
 
+def digest_of(message: pb.GetDigestResponse) -> ProjectDigest:
+    """The digest of a message."""
+    return ProjectDigest(
+        message.epoch,
+        SequenceNumber(message.head_sequence),
+        [
+            Digest(
+                SequenceRange(SequenceNumber(part.range.from_sequence), SequenceNumber(part.range.to_sequence)),
+                part.document_count,
+                part.chunk_count,
+                part.checksum,
+            )
+            for part in message.parts
+        ],
+        [DocumentDigest(DocumentId(each.id), SequenceNumber(each.sequence), each.chunk_count, each.checksum) for each in message.documents],
+        VectorSequence(message.embedded_sequence),
+        [ChunkId(chunk_id) for chunk_id in message.unsent_chunk_ids],
+    )
+
+
 def _cursor(cursor: Cursor | None) -> types_pb2.Cursor | None:
     return None if cursor is None else types_pb2.Cursor(epoch=cursor.epoch, sequence=cursor.sequence)
 
@@ -126,6 +150,24 @@ class GrpcFeed:
         """See the port."""
         scope = pb.ProjectScope(project_id=project_id, documents=_cursor(documents), vectors=_cursor(vectors), include_vectors=include_vectors)
         return self._watch(pb.WatchChangesRequest(project=scope, consumer=self._consumer))
+
+    async def digest(self, project_id: ProjectId, wanted: SequenceRange, parts: int, *, named: bool, deadline: Deadline) -> ProjectDigest:
+        """See `services.query.ports.CatalogDigests`."""
+        covered = pb.SequenceRange(from_sequence=wanted.start, to_sequence=wanted.end)
+        request = pb.GetDigestRequest(project_id=project_id, range=covered, parts=parts, include_documents=named)
+        return await self._get_digest(request, deadline)
+
+    async def unsent(self, project_id: ProjectId, deadline: Deadline) -> ProjectDigest:
+        """See `services.query.ports.CatalogDigests`."""
+        return await self._get_digest(pb.GetDigestRequest(project_id=project_id, range=pb.SequenceRange(), include_unsent_vectors=True), deadline)
+
+    async def _get_digest(self, request: pb.GetDigestRequest, deadline: Deadline) -> ProjectDigest:
+        try:
+            return digest_of(await self._stub.GetDigest(request, timeout=max(_SHORTEST_CALL, deadline.remaining())))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                raise NotFoundError("the project does not exist", reason="PROJECT_NOT_FOUND") from error
+            raise UnavailableError("the indexer did not tell what the catalog holds", component=_COMPONENT) from error
 
     async def _watch(self, request: pb.WatchChangesRequest) -> AsyncGenerator[FeedEvent, None]:
         call = self._stub.WatchChanges(request)

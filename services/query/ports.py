@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from services.query.replica.model import Pks, ReplicaHit, ReplicaProject, ScoredPks
+from services.query.replica.model import CopyInspection, Pks, ReplicaHit, ReplicaProject, ScoredPks
+from shared.digest import ProjectDigest, SequenceRange
 from shared.domain import ChunkId, Cursor, DocumentId, ProjectId, Vector, Vectors
 from shared.filters import Filter
 from shared.resilience.deadline import Deadline
@@ -63,3 +64,49 @@ class FeedState(Protocol):
 
     def stale_since(self, project_id: ProjectId | None = None) -> float | None:
         """When the indexer was last heard of about a project, in seconds since 1970, if that is too long ago; None if all is well."""
+
+
+class ProjectCopy(Protocol):
+    """The replica, as verifying sees it. All but the wait and `project` walk a whole project, and block."""
+
+    def project(self, project_id: ProjectId) -> ReplicaProject:
+        """A project and how far its copy has come. Raises NotFoundError."""
+
+    def projects(self) -> Sequence[ReplicaProject]:
+        """Every project."""
+
+    def digest(self, project_id: ProjectId, wanted: SequenceRange, parts: int, *, named: bool) -> ProjectDigest:
+        """What the documents of a range come to, with the copy's own position at that moment; no epoch when the copy has not begun."""
+
+    def inspect(self, project_id: ProjectId) -> CopyInspection:
+        """Whether documents, keyword index and vectors agree with each other and with what was written."""
+
+    def reindex(self, project_id: ProjectId) -> None:
+        """Makes the keyword index of a project again from its chunks."""
+
+    def forget_vectors(self, project_id: ProjectId) -> None:
+        """Drops the vectors of a project, so that its feed sends them again when it is watched again."""
+
+    async def wait_for_documents(self, project_id: ProjectId, wanted: Cursor, deadline: Deadline) -> bool:
+        """Waits until the replica has applied the documents up to a cursor, in its epoch; False if the time was not enough."""
+
+
+class CatalogDigests(Protocol):
+    """What the indexer's catalog holds, in a form that a copy can be compared with."""
+
+    async def digest(self, project_id: ProjectId, wanted: SequenceRange, parts: int, *, named: bool, deadline: Deadline) -> ProjectDigest:
+        """What the documents of a range come to, in at most so many parts of equal width, with the catalog's own position at that moment.
+
+        The parts end before the range does when they have many chunks. `named`: with the documents one by one; the range then has at most
+        `MAX_NAMED_SEQUENCES`. Raises NotFoundError, and UnavailableError when the indexer does not answer.
+        """
+
+    async def unsent(self, project_id: ProjectId, deadline: Deadline) -> ProjectDigest:
+        """The digest of nothing, with the chunks whose vectors the feed does not send. Raises what `digest` does."""
+
+
+class Streams(Protocol):
+    """The streams that keep the replica up to date."""
+
+    def watch_again(self, project_id: ProjectId, *, afresh: bool) -> None:
+        """Follows a project's stream again, from the copy's cursors or (`afresh`) from nothing. Raises NotFoundError."""

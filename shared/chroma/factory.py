@@ -45,9 +45,11 @@ def create_chroma_store(settings: CommonSettings, *, attempt_timeout: float | No
         window=settings.breaker_window,
         recovery_timeout=settings.breaker_recovery,
         probe_lease=2 * settings.chroma_timeout,  # longer than any attempt
-        on_state_change=[_state_changed],
+        on_state_change=[lambda before, after: _state_changed(breaker, before, after)],
         on_rejection=[metrics.BREAKER_REJECTIONS.inc],
     )
+    # Read at the scrape: that it is half-open comes with time, and nobody announces it.
+    metrics.BREAKER_STATE.set_function(lambda: _STATE_VALUES[breaker.state])
     retry = RetryPolicy(
         attempts=settings.retry_attempts,
         initial=settings.retry_initial,
@@ -55,7 +57,9 @@ def create_chroma_store(settings: CommonSettings, *, attempt_timeout: float | No
         max_wait=settings.retry_max,
         on_outcome=_retried,
     )
-    store = ResilientVectorStore(client, breaker=breaker, retry=retry, budget=RetryBudget(), on_call=_called, attempt_timeout=attempt_timeout)
+    budget = RetryBudget()
+    metrics.RETRY_BUDGET.set_function(lambda: budget.available)
+    store = ResilientVectorStore(client, breaker=breaker, retry=retry, budget=budget, on_call=_called, attempt_timeout=attempt_timeout)
     return ChromaStore(store, breaker, client)
 
 
@@ -69,7 +73,13 @@ def _retried(outcome: RetryOutcome, _attempts: int) -> None:
     metrics.RETRIES.labels(outcome.value).inc()
 
 
-def _state_changed(before: BreakerState, after: BreakerState) -> None:
-    metrics.BREAKER_STATE.set(_STATE_VALUES[after])
+def _state_changed(breaker: Breaker, before: BreakerState, after: BreakerState) -> None:
     metrics.BREAKER_TRANSITIONS.labels(after.value).inc()
-    _log.warning("the circuit breaker around ChromaDB changed", before=before.value, after=after.value)
+    # Refused calls are too many to be logged one by one: their number at each change tells how many there were between.
+    _log.warning(
+        "the circuit breaker around ChromaDB changed",
+        before=before.value,
+        after=after.value,
+        rejections=breaker.rejections,
+        retry_after_s=round(breaker.retry_after, 1),
+    )

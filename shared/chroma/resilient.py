@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
 from shared.domain import ChunkId, Vector, Vectors
@@ -106,6 +106,14 @@ class ResilientVectorStore:
     async def count(self, collection: str, *, timeout: float) -> int:
         """See VectorWriter."""
         return await self._guarded("count", timeout, lambda seconds: self._inner.count(collection, timeout=seconds))
+
+    async def existing(self, collection: str, chunk_ids: Sequence[ChunkId], *, timeout: float) -> Collection[ChunkId]:
+        """See VectorWriter."""
+        return await self._guarded("existing", timeout, lambda seconds: self._inner.existing(collection, chunk_ids, timeout=seconds))
+
+    async def list_ids(self, collection: str, *, offset: int, limit: int, timeout: float) -> Sequence[ChunkId]:
+        """See VectorWriter."""
+        return await self._guarded("list_ids", timeout, lambda seconds: self._inner.list_ids(collection, offset=offset, limit=limit, timeout=seconds))
 
     async def list_collections(self, *, timeout: float) -> Sequence[str]:
         """See VectorWriter."""

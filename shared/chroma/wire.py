@@ -94,6 +94,16 @@ def delete_body(chunk_ids: Sequence[ChunkId]) -> bytes:
     return orjson.dumps({"ids": list(chunk_ids)})
 
 
+def ids_body(chunk_ids: Sequence[ChunkId]) -> bytes:
+    """Asks which of the ids are there."""
+    return orjson.dumps({"ids": list(chunk_ids), "include": []})
+
+
+def page_body(offset: int, limit: int) -> bytes:
+    """Asks for a page of the ids that are there."""
+    return orjson.dumps({"offset": offset, "limit": limit, "include": []})
+
+
 def decode_collection(body: bytes) -> Collection:
     """One collection. Its id is checked to be a UUID, since it becomes part of paths."""
     return _collection(orjson.loads(body))
@@ -111,6 +121,11 @@ def decode_hits(body: bytes) -> tuple[ScoredChunk, ...]:
     if not {str}.issuperset(map(type, ids)):
         raise TypeError("an id is not a string")
     return tuple([ScoredChunk(chunk_id, 1.0 - distance) for chunk_id, distance in zip(ids, distances, strict=True)])
+
+
+def decode_ids(body: bytes) -> tuple[ChunkId, ...]:
+    """Ids alone."""
+    return tuple(ChunkId(_text(chunk_id)) for chunk_id in orjson.loads(body)["ids"])
 
 
 def decode_count(body: bytes) -> int:

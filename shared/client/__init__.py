@@ -8,6 +8,7 @@ async with KnowledgeBeast() as kb:
 
 from shared.client.client import KnowledgeBeast
 from shared.client.ingest import IngestLimits
+from shared.client.maintenance import QuarantinedChunk, QuarantineStage, VerifiedVectors, VerifyProgress
 from shared.client.types import (
     BatchSearchResult,
     ComponentState,
@@ -42,6 +43,7 @@ from shared.search import (
     TextRange,
     Timings,
 )
+from shared.verification import Difference, DifferenceKind, Verification
 
 __all__ = [
     "BatchSearchResult",
@@ -49,6 +51,8 @@ __all__ = [
     "Degradation",
     "DegradationReason",
     "DeleteResult",
+    "Difference",
+    "DifferenceKind",
     "Diversity",
     "DiversityStep",
     "DocumentResult",
@@ -65,6 +69,8 @@ __all__ = [
     "KnowledgeBeast",
     "LegContribution",
     "LegScore",
+    "QuarantineStage",
+    "QuarantinedChunk",
     "Reranking",
     "RerankingStep",
     "SearchAnswer",
@@ -76,4 +82,7 @@ __all__ = [
     "TextRange",
     "Timings",
     "UpsertResult",
+    "Verification",
+    "VerifiedVectors",
+    "VerifyProgress",
 ]

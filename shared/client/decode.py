@@ -43,8 +43,13 @@ def _component(message: status_pb2.ComponentStatus) -> types.ComponentState:
         state=_HEALTH.get(message.status, types.HealthState.UNKNOWN),
         message=message.message,
         check_time=time_of(message.check_time) if message.HasField("check_time") else None,
-        details=json_format.MessageToDict(message.details),
+        details={name: _figure(value) for name, value in json_format.MessageToDict(message.details).items()},
     )
+
+
+def _figure(value: object) -> object:
+    """A Struct knows no integers; a figure that is whole was one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def service_state(message: status_pb2.GetStatusResponse) -> types.ServiceState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from google.protobuf import duration_pb2
 
@@ -42,6 +43,7 @@ _REASONS: dict[int, DegradationReason] = {
     query_pb2.Degradation.REASON_RERANKING_SKIPPED: DegradationReason.RERANKING_SKIPPED,
     query_pb2.Degradation.REASON_DIVERSITY_SKIPPED: DegradationReason.DIVERSITY_SKIPPED,
     query_pb2.Degradation.REASON_FILTER_INCOMPLETE: DegradationReason.FILTER_INCOMPLETE,
+    query_pb2.Degradation.REASON_LAST_GOOD_ANSWER: DegradationReason.LAST_GOOD_ANSWER,
 }
 # A service that calls an answer degraded and gives no reason.
 _UNEXPLAINED = Degradation(DegradationReason.UNKNOWN, "", "", None)
@@ -115,6 +117,10 @@ def _freshness(message: query_pb2.Freshness) -> Freshness:
     )
 
 
+def _found_time(message: query_pb2.SearchResponse | query_pb2.FindSimilarResponse) -> datetime | None:
+    return time_of(message.found_time) if message.HasField("found_time") else None
+
+
 def _seconds(message: duration_pb2.Duration) -> float:
     return message.seconds + message.nanos / 1e9
 
@@ -141,6 +147,8 @@ def search_answer(message: query_pb2.SearchResponse) -> SearchAnswer:
         timings=_timings(message.timings),
         next_page_token=message.next_page_token,
         cached=message.cached,
+        served_from_cache=message.served_from_cache,
+        found_time=_found_time(message),
     )
 
 
@@ -152,4 +160,6 @@ def similar_answer(message: query_pb2.FindSimilarResponse) -> SearchAnswer:
         degradations=_degradations(message.degraded_mode, message.degradations),
         freshness=_freshness(message.freshness),
         timings=_timings(message.timings),
+        served_from_cache=message.served_from_cache,
+        found_time=_found_time(message),
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 
-from shared.errors import DeadlineExceededError, KnowledgeBeastError, UnavailableError
+from shared.errors import DeadlineExceededError, KnowledgeBeastError, ResourceExhaustedError, UnavailableError
+from shared.resilience.admission import OVERLOADED
+from shared.resilience.deadline import Deadline
 from shared.rpc.channel import create_channel
 from shared.rpc.status import from_rpc_error
 
@@ -20,6 +24,14 @@ _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 # The trailing metadata in which our services send google.rpc.Status: a failure without it was made on the way, not by the service.
 _STATUS_DETAILS = "grpc-status-details-bin"
+
+# Of a call that a busy service refuses (UNAVAILABLE is gRPC's own matter: channel.py).
+_MOST_ATTEMPTS = 4
+
+
+def _pause(error: KnowledgeBeastError) -> float | None:
+    """Seconds after which to ask again; None if that makes no sense."""
+    return error.retry_after if isinstance(error, ResourceExhaustedError) and error.reason == OVERLOADED else None
 
 
 class Endpoint:
@@ -42,12 +54,22 @@ class Endpoint:
         await self.channel.close()
 
     async def call(self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, timeout: float | None = None) -> _Response:
-        """Calls a unary method. Raises the service's error, UnavailableError if nothing answers, DeadlineExceededError."""
+        """Calls a unary method; a service that has too much to do is asked again when it says, as long as there is time.
+
+        Raises the service's error, UnavailableError if nothing answers, DeadlineExceededError.
+        """
         limit = self.timeout if timeout is None else timeout
-        try:
-            return await method(request, timeout=limit)
-        except grpc.aio.AioRpcError as error:
-            raise self.translate(error, limit) from error
+        deadline = Deadline.after(limit)
+        for attempt in itertools.count(1):
+            try:
+                return await method(request, timeout=deadline.remaining())
+            except grpc.aio.AioRpcError as error:
+                failure = self.translate(error, limit)
+                pause = _pause(failure)
+                if pause is None or attempt == _MOST_ATTEMPTS or pause >= deadline.remaining():
+                    raise failure from error
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def stream(
         self, method: grpc.aio.UnaryStreamMultiCallable[_Request, _Response], request: _Request, timeout: float | None = None

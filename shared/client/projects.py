@@ -92,13 +92,13 @@ class ProjectCalls:
         response = await self._indexer.call(self._projects.DeleteProject, request, timeout)
         return response.deleted_documents
 
-    async def rebuild_vectors(self, project_id: str, *, timeout: float | None = None) -> Project:
+    async def rebuild_vectors(self, project_id: str, *, restart: bool = False, timeout: float | None = None) -> Project:
         """Has all vectors of a project written to the vector store again, from the catalog; returns at once, with the project as it is then.
 
-        It is REBUILDING until its vector sequence is where it was; one that was REBUILDING already goes on, one without vectors stays ACTIVE.
-        Raises NotFoundError.
+        It is REBUILDING until its vector sequence is where it was; one that was REBUILDING already goes on unless it is to `restart`, one without
+        vectors stays ACTIVE. Raises NotFoundError.
         """
-        request = project_pb2.RebuildVectorsRequest(project_id=project_id)
+        request = project_pb2.RebuildVectorsRequest(project_id=project_id, restart=restart)
         response = await self._indexer.call(self._projects.RebuildVectors, request, timeout)
         return resources.project(response.project)
 

@@ -42,6 +42,9 @@ _RPC: Final = ("grpc_type", "grpc_service", "grpc_method")
 GRPC_STARTED: Final = _counter("grpc_server_started_total", "RPCs that were started.", *_RPC)
 GRPC_HANDLED: Final = _counter("grpc_server_handled_total", "RPCs that ended, whatever the outcome.", *_RPC, "grpc_code")
 GRPC_HANDLING_SECONDS: Final = _histogram("grpc_server_handling_seconds", "Seconds from the start of an RPC to its end.", *_RPC)
+REQUESTS_IN_FLIGHT: Final = _gauge("kb_requests_in_flight", "RPCs that were let in and have not ended.", "grpc_service", "grpc_method")
+REQUESTS_WAITING: Final = _gauge("kb_requests_waiting", "RPCs that wait to be let in.", "grpc_service", "grpc_method")
+REQUESTS_SHED: Final = _counter("kb_requests_shed_total", "RPCs that were refused because there was too much to do.", "grpc_service", "grpc_method")
 
 # --- search ------------------------------------------------------------------------------------------------------------------------------
 QUERY_DURATION: Final = _histogram(
@@ -52,6 +55,16 @@ QUERY_DURATION: Final = _histogram(
 )
 DEGRADED_ANSWERS: Final = _counter(
     "kb_degraded_answers_total", "Degraded answers. reason: the Degradation.Reason without REASON_, lower case.", "reason"
+)
+_FALLBACK_STEPS: Final = ("replica_vectors", "last_answer", "keyword", "refused")
+FALLBACK_ANSWERS: Final = _counter(
+    "kb_fallback_answers_total",
+    "Searches whose vector leg could not be run as it should, by what stood in. step: replica_vectors, last_answer, keyword; refused: nothing, the "
+    "search failed.",
+    "step",
+)
+LAST_ANSWERS_BYTES: Final = _gauge(
+    "kb_last_answers_bytes", "Bytes that the answers take which are kept for when vectors cannot be searched, estimated."
 )
 VECTOR_SEARCH_DURATION: Final = _histogram("kb_vector_search_duration_seconds", "Seconds that the vector leg took.")
 KEYWORD_SEARCH_DURATION: Final = _histogram("kb_keyword_search_duration_seconds", "Seconds that the keyword leg took.")
@@ -85,7 +98,47 @@ DOCUMENTS_WRITTEN: Final = _counter(
 PROJECTOR_LAG: Final = _gauge("kb_projector_lag_sequences", "Changes that are committed but not yet in the vector store, all projects together.")
 PROJECTOR_CHUNKS: Final = _counter("kb_projector_chunks_total", "Chunks that the projector has written to the vector store.")
 PROJECTOR_FAILURES: Final = _counter("kb_projector_failures_total", "Rounds of the projector that failed and are tried again.")
+_QUARANTINE_STAGES: Final = ("embedding", "vector_store")
+QUARANTINED_CHUNKS: Final = _gauge(
+    "kb_quarantined_chunks", f"Chunks in quarantine, all projects together. stage: {', '.join(_QUARANTINE_STAGES)}.", "stage"
+)
+_QUARANTINE_EVENTS: Final = ("quarantined", "retried", "released")
+QUARANTINE_EVENTS: Final = _counter(
+    "kb_quarantine_events_total",
+    "Chunks that were put into quarantine (quarantined), let out of it to be tried again (retried), and written after that (released). "
+    f"event: {', '.join(_QUARANTINE_EVENTS)}.",
+    "event",
+)
+_VECTOR_DIFFERENCES: Final = ("collection_missing", "vectors_missing", "vectors_extra")
+RECONCILE_DIFFERENCES: Final = _counter(
+    "kb_reconcile_differences_total",
+    f"Vectors (of the first kind: collections) in which ChromaDB was found to differ from the catalog. kind: {', '.join(_VECTOR_DIFFERENCES)}.",
+    "kind",
+)
+RECONCILE_REPAIRED: Final = _counter(
+    "kb_reconcile_repaired_total", "Those of them that were mended, or whose mending was begun. kind: as in kb_reconcile_differences_total.", "kind"
+)
+RECONCILE_LAST_SUCCESS: Final = _gauge(
+    "kb_reconcile_last_success_timestamp_seconds", "Seconds since 1970 at the end of the last comparison of all projects with ChromaDB; 0: none yet."
+)
+RECONCILE_DURATION: Final = _histogram(
+    "kb_reconcile_duration_seconds",
+    "Seconds that comparing one project with ChromaDB took, mending included.",
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800),
+)
+DAMAGED_DOCUMENTS: Final = _gauge(
+    "kb_catalog_damaged_documents", "Documents of the catalog that the last look at all of them found to be not what was written."
+)
 FEED_LAG: Final = _gauge("kb_feed_lag_sequences", "Changes that this replica has heard of but not yet applied, all projects together.")
+_REPLICA_DIFFERENCES: Final = ("documents_missing", "documents_extra", "documents_different", "keyword_index", "replica_vectors")
+REPLICA_DIFFERENCES: Final = _counter(
+    "kb_replica_differences_total",
+    f"Documents (of the last two kinds: chunks) in which this replica was found to be wrong. kind: {', '.join(_REPLICA_DIFFERENCES)}.",
+    "kind",
+)
+REPLICA_VERIFIED: Final = _gauge(
+    "kb_replica_verified_timestamp_seconds", "Seconds since 1970 at the end of the last comparison of all projects of this replica; 0: none yet."
+)
 FEED_CONNECTED: Final = _gauge("kb_feed_connected", "1 when this replica hears from the indexer, else 0.")
 
 # --- ChromaDB: it has no metrics of its own, so it is measured from outside -------------------------------------------------------------------
@@ -102,6 +155,7 @@ BREAKER_TRANSITIONS: Final = _counter("kb_breaker_transitions_total", "Changes o
 BREAKER_REJECTIONS: Final = _counter("kb_breaker_rejections_total", "Calls that the open breaker refused.")
 _RETRY_OUTCOMES: Final = ("succeeded", "recovered", "not_retryable", "attempts_spent", "no_time", "no_budget", "cancelled")
 RETRIES: Final = _counter("kb_retries_total", f"Calls to ChromaDB by how their retrying ended. outcome: {', '.join(_RETRY_OUTCOMES)}.", "outcome")
+RETRY_BUDGET: Final = _gauge("kb_retry_budget", "Retries of calls to ChromaDB that could be made now; with less than 1 there are none.")
 
 BUILD_INFO: Final = _gauge("kb_build_info", "Always 1; the labels say what runs.", "service", "version")
 
@@ -135,8 +189,16 @@ _start_at_zero(
         "reranking_skipped",
         "diversity_skipped",
         "filter_incomplete",
+        "last_good_answer",
     ),
 )
+_start_at_zero(FALLBACK_ANSWERS, "step", _FALLBACK_STEPS)
+_start_at_zero(QUARANTINE_EVENTS, "event", _QUARANTINE_EVENTS)
+for _stage in _QUARANTINE_STAGES:
+    QUARANTINED_CHUNKS.labels(_stage)
+_start_at_zero(RECONCILE_DIFFERENCES, "kind", _VECTOR_DIFFERENCES)
+_start_at_zero(RECONCILE_REPAIRED, "kind", _VECTOR_DIFFERENCES)
+_start_at_zero(REPLICA_DIFFERENCES, "kind", _REPLICA_DIFFERENCES)
 _start_at_zero(DOCUMENTS_WRITTEN, "outcome", ("written", "unchanged", "deleted", "refused"))
 _start_at_zero(BREAKER_TRANSITIONS, "to", ("closed", "half_open", "open"))
 _start_at_zero(RETRIES, "outcome", _RETRY_OUTCOMES)

@@ -100,6 +100,7 @@ class Breaker(circuitbreaker.CircuitBreaker):  # type: ignore[misc] # circuitbre
         self._open_until = -inf
         self._lease_until = -inf
         self._since = datetime.now(UTC)
+        self._rejections = 0
 
     async def call_async(self, func: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls the function if the breaker lets it. Raises CircuitOpenError at once if not, and whatever the function raises."""
@@ -151,6 +152,11 @@ class Breaker(circuitbreaker.CircuitBreaker):  # type: ignore[misc] # circuitbre
         return sum(moment >= oldest for moment in self._failure_times)
 
     @property
+    def rejections(self) -> int:
+        """Calls that were refused since it was made."""
+        return self._rejections
+
+    @property
     def since(self) -> datetime:
         """Since when (UTC) it is closed, or, open or half-open, since when it is not closed: when the outage was noticed."""
         return self._since
@@ -182,6 +188,7 @@ class Breaker(circuitbreaker.CircuitBreaker):  # type: ignore[misc] # circuitbre
         if self._announced is BreakerState.CLOSED:
             return self._era
         if (wait := self.retry_after) > 0.0:
+            self._rejections += 1
             for listener in self._rejection_listeners:
                 listener()
             raise CircuitOpenError("The vector store failed repeatedly and is left alone for now.", retry_after=wait)

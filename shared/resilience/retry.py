@@ -52,22 +52,29 @@ class RetryBudget:
 
     def deposit(self) -> None:
         """Notes a request."""
-        self._tokens = min(self._capacity, self.available + self._ratio)
+        self._fill()
+        self._tokens = min(self._capacity, self._tokens + self._ratio)
 
     def withdraw(self) -> bool:
         """Takes one retry, if there is one."""
-        if self.available < 1.0:
+        self._fill()
+        if self._tokens < 1.0:
             return False
         self._tokens -= 1.0
         return True
 
     @property
     def available(self) -> float:
-        """Retries that can be made now."""
+        """Retries that can be made now. Changes nothing, so another thread may read it."""
+        return self._at(self._clock())
+
+    def _at(self, now: float) -> float:
+        return min(self._capacity, self._tokens + (now - self._filled) * self._per_second)
+
+    def _fill(self) -> None:
+        """Adds what time has brought."""
         now = self._clock()
-        self._tokens = min(self._capacity, self._tokens + (now - self._filled) * self._per_second)
-        self._filled = now
-        return self._tokens
+        self._tokens, self._filled = self._at(now), now
 
 
 class RetryPolicy:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from shared.resilience.admission import Limit
 from shared.rpc.access_log import AccessLog
 from shared.rpc.call import Context, Method, Middleware, innermost, method_of, rebuild
 from shared.rpc.error_mapping import ErrorMapping
+from shared.rpc.limits import Limits
 from shared.rpc.metrics import Metrics
 from shared.rpc.request_id import RequestId
 from shared.rpc.tracing import Tracing
@@ -18,20 +20,21 @@ from shared.rpc.tracing import Tracing
 _UNKNOWN = Method("unknown", "unknown", request_streaming=True, response_streaming=True)
 
 
-def middlewares() -> tuple[Middleware, ...]:
-    """The layers, outermost first."""
+def middlewares(limits: Mapping[str, Limit] | None = None) -> tuple[Middleware, ...]:
+    """The layers, outermost first. `limits`: of methods, by `service/method`."""
     return (
         Tracing(),  # first, so that everything behind it, the logs too, has the trace and is inside the span's time
         RequestId(),  # before all that logs, and before errors, which name it
         Metrics(),  # outside the access log, so that writing the line is measured; inside tracing, for exemplars
         AccessLog(),  # outside the error mapping, to see the code that the client gets
-        ErrorMapping(),  # last: it must see what the servicer raised, and all others must see what became of it
+        ErrorMapping(),  # outside all that raises our errors; all others must see what became of them
+        Limits(limits),  # last: what is refused is measured and logged like any other call, and costs no more than that
     )
 
 
-def interceptors(layers: Sequence[Middleware] | None = None) -> list[grpc.aio.ServerInterceptor]:
-    """What `create_server` takes: all layers as one interceptor. `layers` replaces the standard ones."""
-    return [Chain(middlewares() if layers is None else layers)]
+def interceptors(layers: Sequence[Middleware] | None = None, *, limits: Mapping[str, Limit] | None = None) -> list[grpc.aio.ServerInterceptor]:
+    """What `create_server` takes: all layers as one interceptor. `layers` replaces the standard ones, whose limits are `limits`."""
+    return [Chain(middlewares(limits) if layers is None else layers)]
 
 
 class Chain(grpc.aio.ServerInterceptor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 import grpc
@@ -9,8 +10,40 @@ import grpc.aio
 
 from shared.rpc.propagation import client_interceptors
 
+# What a client of any language should be told (https://github.com/grpc/grpc/blob/master/doc/service_config.md): a call that met UNAVAILABLE is made
+# again, on another replica if there is one. Only calls that may be made twice without a difference: searches and reads, writes and deletes of
+# documents, and what carries a request id. Not streams, whose clients go on from where they were, nor changing and deleting a project.
+SERVICE_CONFIG: Final = {
+    "loadBalancingConfig": [{"round_robin": {}}],  # a name with several addresses (headless Service) is spread over all of them
+    "methodConfig": [
+        {
+            "name": [
+                {"service": "knowledgebeast.query.v1.QueryService"},
+                {"service": "knowledgebeast.indexer.v1.ProjectService", "method": "GetProject"},
+                {"service": "knowledgebeast.indexer.v1.ProjectService", "method": "ListProjects"},
+                {"service": "knowledgebeast.indexer.v1.ProjectService", "method": "CreateProject"},
+                {"service": "knowledgebeast.indexer.v1.IndexerService", "method": "UpsertDocuments"},
+                {"service": "knowledgebeast.indexer.v1.IndexerService", "method": "DeleteDocuments"},
+                {"service": "knowledgebeast.indexer.v1.IndexerService", "method": "GetDocument"},
+                {"service": "knowledgebeast.indexer.v1.IndexerService", "method": "ListDocuments"},
+                {"service": "knowledgebeast.ops.v1.StatusService"},
+            ],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    # A channel on which more than a third of the calls fail stops retrying, so that an outage is not made worse.
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
+}
+
 _OPTIONS: Final = (
-    ("grpc.lb_policy_name", "round_robin"),  # a name with several addresses (headless Service) is spread over all of them
+    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+    ("grpc.enable_retries", 1),
     ("grpc.keepalive_time_ms", 30_000),  # a connection that died without a word is found within 40 s, also while only a feed waits on it
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),

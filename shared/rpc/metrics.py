@@ -10,7 +10,7 @@ import grpc
 from google.protobuf import descriptor_pool
 from opentelemetry import trace
 
-from shared.observability.metrics import GRPC_HANDLED, GRPC_HANDLING_SECONDS, GRPC_STARTED
+from shared.observability.metrics import GRPC_HANDLED, GRPC_HANDLING_SECONDS, GRPC_STARTED, REQUESTS_SHED
 from shared.rpc.call import Behaviour, Context, Method, status_code
 
 
@@ -50,6 +50,7 @@ def start_at_zero(services: Iterable[str]) -> None:
     for service in services:
         for method in pool.FindServiceByName(service).methods:
             Metrics().wrap(Method(service, method.name, method.client_streaming, method.server_streaming), _never)
+            REQUESTS_SHED.labels(service, method.name)
 
 
 def code_label(code: grpc.StatusCode) -> str:

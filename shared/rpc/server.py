@@ -12,10 +12,11 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from shared.errors import ConfigurationError
+from shared.rpc.accepting import accepting_server
 from shared.rpc.metrics import start_at_zero
 
 # Clients ping every 30 s (channel.py); one that pings more often than every 10 s is disconnected.
-_OPTIONS: Final = (
+SERVER_OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # by default a second server would share the port in silence
     ("grpc.keepalive_time_ms", 60_000),  # find clients that are gone without a word, whose streams would be kept for ever
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -27,10 +28,10 @@ _OPTIONS: Final = (
 def create_server(*, interceptors: Sequence[grpc.aio.ServerInterceptor], max_message_bytes: int) -> grpc.aio.Server:
     """A server without port and services. `interceptors` come from `chain.interceptors()`; messages are limited both ways."""
     limits = (("grpc.max_receive_message_length", max_message_bytes), ("grpc.max_send_message_length", max_message_bytes))
-    return grpc.aio.server(interceptors=interceptors, options=(*_OPTIONS, *limits))
+    return accepting_server(interceptors, (*SERVER_OPTIONS, *limits))
 
 
-def bind(server: grpc.aio.Server, host: str, port: int, *, setting: str = "") -> int:
+def bind(server: grpc.aio.Server | grpc.Server, host: str, port: int, *, setting: str = "") -> int:
     """Opens the port and returns it; 0 takes a free one. Call it before `server.start()`.
 
     Raises:
@@ -38,7 +39,7 @@ def bind(server: grpc.aio.Server, host: str, port: int, *, setting: str = "") ->
     """
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        return server.add_insecure_port(address)
+        return int(server.add_insecure_port(address))
     except RuntimeError as error:
         hint = f"; choose another with {setting}" if setting else ""
         raise ConfigurationError(f"cannot listen on {address}: the port is in use, or the host is not an address of this machine{hint}") from error

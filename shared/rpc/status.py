@@ -73,6 +73,10 @@ _MAX_MESSAGE_BYTES: Final = 600
 _MAX_VIOLATION_BYTES: Final = 2000
 _MAX_ITEM_VIOLATIONS: Final = 100
 
+# gRPC's retries (channel.py) are over after about that long. The header is of https://github.com/grpc/proposal/blob/master/A6-client-retries.md.
+_RETRIES_LAST_SECONDS: Final = 1.5
+_NO_RETRY: Final = (("grpc-retry-pushback-ms", "-1"),)
+
 # The way back: by the reason where classes share a code, else by the code.
 _BY_REASON: Final[Mapping[str, type[KnowledgeBeastError]]] = {
     kind.reason: kind for kind in (CircuitOpenError, VectorStoreUnavailableError, CollectionNotFoundError, VectorStoreError, ConfigurationError)
@@ -103,7 +107,7 @@ def to_status(error: BaseException, request_id: str = "") -> RpcStatus:
         error = KnowledgeBeastError(f"internal error; request id {request_id}")
     code, message = code_of(error), _cut(error.message, _MAX_MESSAGE_BYTES)
     status = status_pb2.Status(code=code.value[0], message=message, details=[_pack(detail) for detail in _details(error)])
-    return RpcStatus(code, message, tuple(rpc_status.to_status(status).trailing_metadata or ()))
+    return RpcStatus(code, message, (*(rpc_status.to_status(status).trailing_metadata or ()), *_pushback(error)))
 
 
 def item_error(error: BaseException, request_id: str = "") -> types_pb2.ItemError:
@@ -146,6 +150,11 @@ def from_rpc_error(error: grpc.aio.AioRpcError, component: str = "server") -> Kn
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     reason = info.reason if info.domain == DOMAIN else ""
     return _build(error.code(), reason, error.details() or error.code().name, violations, retry_after, info.metadata.get("component", component))
+
+
+def _pushback(error: KnowledgeBeastError) -> tuple[tuple[str, str], ...]:
+    """Tells gRPC's own retries (channel.py) to leave it when they could only fail: the caller hears at once, with the time to retry after."""
+    return _NO_RETRY if isinstance(error, UnavailableError) and error.retry_after > _RETRIES_LAST_SECONDS else ()
 
 
 def _details(error: KnowledgeBeastError) -> list[Message]:

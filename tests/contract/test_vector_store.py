@@ -112,6 +112,25 @@ async def test_deleted_vectors_are_not_found(store: VectorStore, collection: str
     assert await store.count(collection, timeout=TIMEOUT) == 2
 
 
+async def test_it_says_which_ids_it_has(store: VectorStore, collection: str) -> None:
+    """Of more ids than fit in one request, those that are there; of none, none."""
+    names = ids(250)
+    await store.add(collection, names[:230], unit_vectors(230), timeout=TIMEOUT)
+
+    assert set(await store.existing(collection, names[20:], timeout=TIMEOUT)) == set(names[20:230])
+    assert set(await store.existing(collection, [], timeout=TIMEOUT)) == set()
+
+
+async def test_its_ids_can_be_walked_in_pages(store: VectorStore, collection: str) -> None:
+    """Pages join to everything that is there, each id once; the last one is short, and behind it there is nothing."""
+    names = ids(25)
+    await store.add(collection, names, unit_vectors(25), timeout=TIMEOUT)
+
+    pages = [await store.list_ids(collection, offset=offset, limit=10, timeout=TIMEOUT) for offset in (0, 10, 20, 30)]
+    assert [len(page) for page in pages] == [10, 10, 5, 0]
+    assert sorted(name for page in pages for name in page) == sorted(names)
+
+
 async def test_large_writes_are_whole(store: VectorStore, collection: str) -> None:
     """More vectors than fit in one request are all added, and all deleted."""
     names = ids(1_234)
@@ -160,6 +179,8 @@ async def test_a_missing_collection_is_an_error_of_its_own(store: VectorStore) -
         store.count(name, timeout=TIMEOUT),
         store.add(name, ids(1), vector[None], timeout=TIMEOUT),
         store.delete(name, ids(1), timeout=TIMEOUT),
+        store.existing(name, ids(1), timeout=TIMEOUT),
+        store.list_ids(name, offset=0, limit=1, timeout=TIMEOUT),
     ):
         with pytest.raises(CollectionNotFoundError):
             await call
@@ -173,6 +194,21 @@ async def test_another_dimension_is_refused_for_good(store: VectorStore, collect
         with pytest.raises(VectorStoreError) as raised:
             await call
         assert not isinstance(raised.value, CollectionNotFoundError)
+
+
+async def test_a_vector_that_is_no_vector_is_refused_with_its_neighbours_and_nothing_is_written(store: VectorStore, collection: str) -> None:
+    """What the projector's halving counts on: a write is refused as a whole, for good, and is right without the one at fault."""
+    vectors, names = unit_vectors(3), ids(3)
+    await store.add(collection, names[:1], vectors[:1], timeout=TIMEOUT)
+    damaged = vectors.copy()
+    damaged[1] = np.nan
+
+    with pytest.raises(VectorStoreError) as raised:
+        await store.add(collection, names[1:], damaged[1:], timeout=TIMEOUT)
+    assert not isinstance(raised.value, CollectionNotFoundError)
+    assert await store.count(collection, timeout=TIMEOUT) == 1
+    await store.add(collection, names[2:], damaged[2:], timeout=TIMEOUT)
+    assert await store.count(collection, timeout=TIMEOUT) == 2
 
 
 async def test_ids_and_vectors_must_be_as_many(store: VectorStore, collection: str) -> None:

@@ -75,8 +75,10 @@ async def _up(folder: Path, model_dir: Path) -> AsyncIterator[Up]:
     options = {
         "indexer": ports.indexer,
         "indexer-http": ports.indexer_http,
+        "indexer-health": ports.indexer_health,
         "query": ports.query,
         "query-http": ports.query_http,
+        "query-health": ports.query_health,
         "chroma": ports.chroma,
     }
     process = await asyncio.create_subprocess_exec(

@@ -16,6 +16,7 @@ INDEXER = {
     "grpc.reflection.v1alpha.ServerReflection",
     "knowledgebeast.indexer.v1.ChangeFeedService",
     "knowledgebeast.indexer.v1.IndexerService",
+    "knowledgebeast.indexer.v1.MaintenanceService",
     "knowledgebeast.indexer.v1.ProjectService",
     "knowledgebeast.ops.v1.StatusService",
 }
@@ -24,6 +25,7 @@ QUERY = {
     "grpc.reflection.v1alpha.ServerReflection",
     "knowledgebeast.ops.v1.StatusService",
     "knowledgebeast.query.v1.QueryService",
+    "knowledgebeast.query.v1.ReplicaService",
 }
 
 

@@ -105,13 +105,13 @@ def make_range(start: int, end: int, *, head: int | None = None, epoch: str = "e
     return Range(epoch, SequenceNumber(start), SequenceNumber(end), SequenceNumber(end if head is None else head))
 
 
-def make_batch(start: int, *documents: Document | str, epoch: str = "e1") -> DocumentBatch:
-    """A batch after `start` with one sequence a document; a text is the id of one that is deleted."""
+def make_batch(start: int, *documents: Document | str, epoch: str = "e1", head: int | None = None) -> DocumentBatch:
+    """A batch after `start` with one sequence a document; a text is the id of one that is deleted. Without `head` nothing is behind it."""
     changes = [
         make_change(sequence, one, None) if isinstance(one, str) else make_change(sequence, one.id, one)
         for sequence, one in enumerate(documents, start=start + 1)
     ]
-    return DocumentBatch(make_range(start, start + len(documents), epoch=epoch), changes)
+    return DocumentBatch(make_range(start, start + len(documents), epoch=epoch, head=head), changes)
 
 
 def make_vectors(start: int, end: int, *chunks: Chunk, epoch: str = "e1") -> VectorBatch:
@@ -143,6 +143,7 @@ class ModelFeed:
         batch_size: changes a batch, so that a snapshot takes several.
         watched: (project or None for the list, cursor of documents or of the list, cursor of vectors) of every call.
         gaps_to_come: this many batches of documents will be left out of a stream, as if the server had a defect.
+        resets_to_lose: this many resets of documents will be left out.
         only_snapshots: batches of documents are numbered wrongly in streams that continue a cursor, another defect.
         down: new streams fail.
     """
@@ -152,6 +153,7 @@ class ModelFeed:
         self.projects: dict[str, ModelProject] = {}
         self.watched: list[tuple[str | None, Cursor | None, Cursor | None]] = []
         self.gaps_to_come = 0
+        self.resets_to_lose = 0
         self.only_snapshots = False
         self.down = False
         self._list_epoch = "list1"
@@ -247,7 +249,9 @@ class ModelFeed:
         vector_reason = _reset_reason(vectors, epoch, model.head, 0) if include_vectors and reason is None else None
         at = documents.sequence if documents is not None and reason is None else 0
         vectors_at = vectors.sequence if vectors is not None and reason is None and vector_reason is None else 0
-        if reason is not None:
+        if reason is not None and self.resets_to_lose > 0:
+            self.resets_to_lose -= 1
+        elif reason is not None:
             yield Reset(reason, FeedStream.DOCUMENTS, epoch)
         elif vector_reason is not None:
             yield Reset(vector_reason, FeedStream.VECTORS, epoch)
@@ -317,10 +321,10 @@ class ModelFeed:
 
 
 def _reset_reason(cursor: Cursor | None, epoch: str, head: int, floor: int) -> ResetReason | None:
-    if cursor is None:
+    if cursor is None or cursor.sequence == 0:
         return ResetReason.NO_CURSOR
     if cursor.epoch != epoch:
         return ResetReason.EPOCH_CHANGED
     if cursor.sequence > head:
         return ResetReason.AHEAD_OF_HEAD
-    return ResetReason.COMPACTED if 0 < cursor.sequence < floor else None
+    return ResetReason.COMPACTED if cursor.sequence < floor else None

@@ -1,4 +1,3 @@
-# ruff: noqa: N802 - methods are named as the RPCs are
 """Both services in memory behind real gRPC servers on loopback ports, for tests of clients.
 
 Keyword search is "shares a word"; there are no vectors, and documents are similar when they share a word, too. Of the features of searching,
@@ -19,10 +18,17 @@ from google.protobuf import timestamp_pb2
 
 from shared.errors import AlreadyExistsError, ConflictError, InvalidArgumentError, KnowledgeBeastError, NotFoundError
 from shared.filters import compile_filter
-from shared.gen.knowledgebeast.common.v1 import types_pb2
-from shared.gen.knowledgebeast.indexer.v1 import indexer_pb2, indexer_pb2_grpc, project_pb2, project_pb2_grpc
+from shared.gen.knowledgebeast.common.v1 import types_pb2, verification_pb2
+from shared.gen.knowledgebeast.indexer.v1 import (
+    indexer_pb2,
+    indexer_pb2_grpc,
+    maintenance_pb2,
+    maintenance_pb2_grpc,
+    project_pb2,
+    project_pb2_grpc,
+)
 from shared.gen.knowledgebeast.ops.v1 import status_pb2, status_pb2_grpc
-from shared.gen.knowledgebeast.query.v1 import query_pb2, query_pb2_grpc
+from shared.gen.knowledgebeast.query.v1 import query_pb2, query_pb2_grpc, replica_pb2, replica_pb2_grpc
 from shared.rpc.convert import metadata_from_struct
 from shared.rpc.convert_filter import filter_from_proto
 from shared.rpc.status import item_error, to_status
@@ -58,6 +64,9 @@ class _State:
         self.began = threading.Event()
         self.ended = threading.Event()
         self.batches = 0
+        self.quarantined: list[maintenance_pb2.QuarantinedChunk] = []
+        self.verified = maintenance_pb2.VerifyVectorsResult()  # of every project, with its id
+        self.replica_verified = verification_pb2.Verification()  # same
 
     def project(self, identity: str, context: grpc.ServicerContext) -> project_pb2.Project:
         with self.lock:
@@ -317,6 +326,53 @@ def _snippet(text: str, query: str) -> query_pb2.Snippet:
     return query_pb2.Snippet(text=text, start_offset=0, end_offset=len(text), matches=matches)
 
 
+class _Maintenance(maintenance_pb2_grpc.MaintenanceServiceServicer):
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    def VerifyVectors(
+        self, request: maintenance_pb2.VerifyVectorsRequest, context: grpc.ServicerContext
+    ) -> Iterator[maintenance_pb2.VerifyVectorsResponse]:
+        project = self._state.project(request.project_id, context)
+        self._state.requests.append(request)
+        result = maintenance_pb2.VerifyVectorsResult()
+        result.CopyFrom(self._state.verified)
+        result.verification.project_id = request.project_id
+        result.verification.repaired = request.repair and bool(result.verification.differences)
+        progress = maintenance_pb2.VerifyProgress(compared_chunks=project.chunk_count, total_chunks=project.chunk_count)
+        yield maintenance_pb2.VerifyVectorsResponse(progress=progress)
+        yield maintenance_pb2.VerifyVectorsResponse(result=result)
+
+    def ListQuarantinedChunks(
+        self, request: maintenance_pb2.ListQuarantinedChunksRequest, context: grpc.ServicerContext
+    ) -> maintenance_pb2.ListQuarantinedChunksResponse:
+        found = [chunk for chunk in self._state.quarantined if request.project_id in {"", chunk.project_id}]
+        start = int(request.page_token or 0)
+        end = start + self._state.page
+        return maintenance_pb2.ListQuarantinedChunksResponse(chunks=found[start:end], next_page_token=str(end) if end < len(found) else "")
+
+    def RetryQuarantinedChunks(
+        self, request: maintenance_pb2.RetryQuarantinedChunksRequest, context: grpc.ServicerContext
+    ) -> maintenance_pb2.RetryQuarantinedChunksResponse:
+        self._state.project(request.project_id, context)
+        kept = [chunk for chunk in self._state.quarantined if request.chunk_ids and chunk.chunk_id not in request.chunk_ids]
+        retried = len(self._state.quarantined) - len(kept)
+        self._state.quarantined = kept
+        return maintenance_pb2.RetryQuarantinedChunksResponse(retried_count=retried)
+
+
+class _Replica(replica_pb2_grpc.ReplicaServiceServicer):
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    def VerifyReplica(self, request: replica_pb2.VerifyReplicaRequest, context: grpc.ServicerContext) -> replica_pb2.VerifyReplicaResponse:
+        self._state.project(request.project_id, context)
+        response = replica_pb2.VerifyReplicaResponse(replica="query-1", verification=self._state.replica_verified)
+        response.verification.project_id = request.project_id
+        response.verification.repaired = request.repair and bool(response.verification.differences)
+        return response
+
+
 class _Status(status_pb2_grpc.StatusServiceServicer):
     def __init__(self, name: str, state: _State) -> None:
         self._name = name
@@ -344,10 +400,12 @@ class FakeServices:
         self.indexer, self._indexer_server = self._serve(
             lambda server: project_pb2_grpc.add_ProjectServiceServicer_to_server(_Projects(self.state), server),
             lambda server: indexer_pb2_grpc.add_IndexerServiceServicer_to_server(_Documents(self.state), server),
+            lambda server: maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(_Maintenance(self.state), server),
             lambda server: status_pb2_grpc.add_StatusServiceServicer_to_server(_Status("indexer", self.state), server),
         )
         self.query, self._query_server = self._serve(
             lambda server: query_pb2_grpc.add_QueryServiceServicer_to_server(_Searches(self.state), server),
+            lambda server: replica_pb2_grpc.add_ReplicaServiceServicer_to_server(_Replica(self.state), server),
             lambda server: status_pb2_grpc.add_StatusServiceServicer_to_server(_Status("query", self.state), server),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -19,11 +19,15 @@ class FakeVectorStore:
     Attributes:
         calls: How often each operation was called, failed calls included.
         collections: Vectors by collection and chunk id.
+        miscounts: By how much too many `count` says of a collection.
+        poison: Ids that no write may have: a write with one of them is refused as a whole.
     """
 
     def __init__(self) -> None:
         self.collections: dict[str, dict[ChunkId, Vector]] = {}
         self.calls: Counter[str] = Counter()
+        self.miscounts: Counter[str] = Counter()
+        self.poison: set[ChunkId] = set()
         self._errors: dict[str | None, tuple[Exception, int | None]] = {}
         self._hung: asyncio.Event | None = None
         self._called: dict[str, asyncio.Event] = {}
@@ -79,6 +83,8 @@ class FakeVectorStore:
         if len(chunk_ids) != len(vectors):
             raise VectorStoreError(f"{len(chunk_ids)} ids for {len(vectors)} vectors.")
         stored = self._collection(collection)
+        if not self.poison.isdisjoint(chunk_ids) or not np.isfinite(vectors).all():
+            raise VectorStoreError("The vector store refuses the request.")
         for chunk_id, vector in zip(chunk_ids, vectors, strict=True):
             self._check_dimension(stored, vector)
             stored.setdefault(chunk_id, np.array(vector, np.float32))
@@ -87,13 +93,26 @@ class FakeVectorStore:
         """See VectorWriter."""
         await self._pass("delete", timeout)
         stored = self._collection(collection)
+        if not self.poison.isdisjoint(chunk_ids):
+            raise VectorStoreError("The vector store refuses the request.")
         for chunk_id in chunk_ids:
             stored.pop(chunk_id, None)
 
     async def count(self, collection: str, *, timeout: float) -> int:
         """See VectorWriter."""
         await self._pass("count", timeout)
-        return len(self._collection(collection))
+        return len(self._collection(collection)) + self.miscounts[collection]
+
+    async def existing(self, collection: str, chunk_ids: Sequence[ChunkId], *, timeout: float) -> Collection[ChunkId]:
+        """See VectorWriter."""
+        await self._pass("existing", timeout)
+        stored = self._collection(collection)
+        return {chunk_id for chunk_id in chunk_ids if chunk_id in stored}
+
+    async def list_ids(self, collection: str, *, offset: int, limit: int, timeout: float) -> Sequence[ChunkId]:
+        """See VectorWriter. In the order in which they were added."""
+        await self._pass("list_ids", timeout)
+        return tuple(self._collection(collection))[offset : offset + limit]
 
     async def list_collections(self, *, timeout: float) -> Sequence[str]:
         """See VectorWriter."""

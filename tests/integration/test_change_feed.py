@@ -223,6 +223,23 @@ async def test_stopping_ends_every_feed() -> None:
                 await upcoming
 
 
+async def test_stopping_ends_a_feed_in_the_middle_of_a_first_copy() -> None:
+    """Not only one that waits: the batch that is under way is the last, however much there is to send, so that a shutdown does not wait for it."""
+    async with opened() as (catalog, feed, _):
+        key = await create(catalog)
+        await write(catalog, key, *(prepared(f"d{number}", "text") for number in range(500)))
+        ranges: list[Range] = []
+        with pytest.raises(UnavailableError) as ended:
+            async with asyncio.timeout(5), aclosing(feed.watch_project(PROJECT, None, None, include_vectors=False)) as events:
+                async for event in events:
+                    if isinstance(event, DocumentBatch):
+                        ranges.append(event.range)
+                        feed.stop()
+        assert ended.value.reason == "SHUTTING_DOWN"
+        assert [(covered.start, covered.head) for covered in ranges] == [(0, 500)]
+        assert ranges[0].end < 500
+
+
 async def test_the_project_list_is_a_feed_too() -> None:
     """It tells of creation, change and end, in order, and continues at a cursor."""
     async with opened() as (catalog, feed, _):

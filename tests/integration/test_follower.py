@@ -307,3 +307,29 @@ async def test_changes_that_cannot_be_applied_are_no_sign_of_life(tmp_path: Path
         broken = False
         await until(lambda: replica.project(P).lag == 0 and follower.streams()[P].last_contact != heard)
     replica.close()
+
+
+async def test_a_stream_from_the_beginning_begins_with_a_reset(tmp_path: Path) -> None:
+    """A copy that was interrupted in its first batch holds what may be gone by now: without a reset, nothing is taken from a stream."""
+    feed = ModelFeed()
+    interrupted = False
+
+    def step(name: str) -> None:
+        nonlocal interrupted
+        if name == "documents stored" and not interrupted:
+            interrupted = True
+            feed.delete(P, "one")
+            feed.compact(P)
+            feed.resets_to_lose = 1
+            raise UnavailableError("the disk is gone for a moment", component="database")
+
+    replica = Replica.open(tmp_path / "replica", vectors_max=100, step=step)
+    feed.create_project(P)
+    feed.upsert(P, "one", "alpha")
+    feed.upsert(P, "two", "bravo")
+    async with following(feed, replica):
+        await until(lambda: interrupted)
+        feed.embed(P)
+        await until(lambda: caught_up(feed, replica))
+    check(feed, replica)
+    replica.close()

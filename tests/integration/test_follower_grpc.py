@@ -57,9 +57,11 @@ class Servicer(ChangeFeedServiceServicer):
         self.requests: list[pb.WatchChangesRequest] = []
         self.begun, self.ended = asyncio.Event(), asyncio.Event()
 
-    async def WatchChanges(  # noqa: N802 # the name in the proto
-        self, request: pb.WatchChangesRequest, context: Context
-    ) -> AsyncIterator[pb.WatchChangesResponse]:
+    async def GetDigest(self, request: pb.GetDigestRequest, context: object) -> pb.GetDigestResponse:
+        """Not asked for here."""
+        raise AssertionError(f"nobody should ask for {request}")
+
+    async def WatchChanges(self, request: pb.WatchChangesRequest, context: Context) -> AsyncIterator[pb.WatchChangesResponse]:
         """Plays the script."""
         self.requests.append(request)
         self.begun.set()

@@ -23,8 +23,10 @@ from shared.observability import http
 from shared.observability.metrics import REGISTRY
 from shared.rpc import chain
 from shared.rpc.channel import create_channel
+from shared.rpc.health_service import HealthServicer
 from shared.rpc.server import bind, create_server, describe, serving
 from shared.rpc.status_service import SERVICE_NAME, StatusServicer
+from shared.serving import ServingStates
 from shared.version import VERSION
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -90,11 +92,12 @@ class World:
 async def world() -> AsyncIterator[World]:
     """A service with three components, of which the database is required."""
     components = {"chromadb": Component(), "database": Component(projects=42), "disk": Component(available_gb=150)}
-    monitor = HealthMonitor("query", required=["database"], grpc_services=[SERVICE_NAME])
+    states = ServingStates([SERVICE_NAME])
+    monitor = HealthMonitor("query", states, required=["database"])
     for name, component in components.items():
         monitor.add_check(name, component.check, interval=0.01, timeout=0.05, latency=name == "chromadb")
     server = create_server(interceptors=chain.interceptors(), max_message_bytes=1024 * 1024)
-    health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(states), server)
     status_pb2_grpc.add_StatusServiceServicer_to_server(StatusServicer(monitor), server)
     describe(server, [SERVICE_NAME])
     port = bind(server, "127.0.0.1", 0)
@@ -114,7 +117,7 @@ async def world() -> AsyncIterator[World]:
 async def running() -> AsyncIterator[World]:
     """A ready service whose components are all up."""
     async with world() as ready:
-        await ready.monitor.set_ready(True)
+        ready.monitor.set_ready(True)
         yield ready
 
 
@@ -122,7 +125,7 @@ async def test_a_service_is_ready_when_it_says_so() -> None:
     """Before that it is alive, and neither started nor ready."""
     async with world() as service:
         assert await service.states() == {"": False, "liveness": True, "readiness": False, "startup": False, SERVICE_NAME: False}
-        await service.monitor.set_ready(True)
+        service.monitor.set_ready(True)
         assert await service.states() == {"": True, "liveness": True, "readiness": True, "startup": True, SERVICE_NAME: True}
 
 
@@ -189,7 +192,7 @@ async def test_a_check_that_hangs_is_down_in_time_and_never_runs_twice(running: 
 
 async def test_a_start_with_a_hanging_component_is_bounded() -> None:
     """The first round waits for each check at most its time limit."""
-    monitor = HealthMonitor("query")
+    monitor = HealthMonitor("query", ServingStates())
     monitor.add_check("chromadb", asyncio.Event().wait, timeout=0.01)  # type: ignore[arg-type] # it never returns anything
     async with asyncio.timeout(5):
         await monitor.start()
@@ -215,8 +218,8 @@ async def test_a_check_with_a_bug_tells_nothing_internal(running: World) -> None
 
 async def test_shutting_down_is_not_ready_and_stays_so(running: World) -> None:
     """Load balancers stop sending; the process is still alive, and nothing makes it ready again."""
-    await running.monitor.enter_shutdown()
-    await running.monitor.set_ready(True)
+    running.monitor.enter_shutdown()
+    running.monitor.set_ready(True)
     assert await running.states() == {"": False, "liveness": True, "readiness": False, "startup": True, SERVICE_NAME: False}
 
 

@@ -11,20 +11,35 @@ from typing import Any
 import numpy as np
 import pytest
 
+from services.indexer.application.collection_writer import CollectionWriter
+from services.indexer.application.documents import Documents
+from services.indexer.application.ingest import Ingest
 from services.indexer.application.janitor import Janitor
 from services.indexer.application.projector import Projector
 from services.indexer.application.projects import Projects
+from services.indexer.application.quarantine import Quarantine
+from services.indexer.application.reconciler import Reconciler
 from services.indexer.application.signals import Signals
 from services.indexer.application.subjects import Subject
 from services.indexer.application.vectoriser import Vectoriser
 from services.indexer.application.worker import Worker, for_each
 from services.indexer.catalog.sqlite import SqliteCatalog
 from services.indexer.records import LaggingProject, NewProject
-from shared.domain import ChunkId, ChunkingSettings, DocumentId, Project, ProjectId, ProjectState, TraceContext
-from shared.errors import CircuitOpenError, FailedPreconditionError, UnavailableError, VectorStoreError, VectorStoreUnavailableError
+from shared.domain import ChunkId, ChunkingSettings, DocumentId, DocumentInput, Project, ProjectId, ProjectState, TraceContext
+from shared.errors import (
+    CircuitOpenError,
+    FailedPreconditionError,
+    ResourceExhaustedError,
+    UnavailableError,
+    VectorStoreError,
+    VectorStoreUnavailableError,
+)
+from shared.resilience.pace import Pace
 from tests.fakes.embedder import FakeEmbedder, FakeTokenizer
 from tests.fakes.vector_store import FakeVectorStore
 from tests.integration.test_catalog import PROJECT, create, prepared, write
+
+NEW = NewProject(ProjectId("new"), "new", "", {}, "model", ChunkingSettings())
 
 
 @dataclass
@@ -36,8 +51,11 @@ class World:
     embedder: FakeEmbedder
     vectoriser: Vectoriser
     projector: Projector
+    reconciler: Reconciler
     janitor: Janitor
     projects: Projects
+    quarantine: Quarantine
+    disk: RoomyDisk
 
     async def settle(self) -> None:
         """Works until there is nothing to do."""
@@ -51,6 +69,18 @@ class World:
     async def stored(self) -> set[str]:
         """Ids in the project's collection."""
         return set(self.store.collections[(await self.project()).collection])
+
+
+class RoomyDisk:
+    """Has room for everything, until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.low = False
+
+    async def require_room(self) -> None:
+        """See Disk."""
+        if self.low:
+            raise ResourceExhaustedError("the disk is low", reason="DISK_LOW")
 
 
 class _Listing:
@@ -71,19 +101,28 @@ class _Listing:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     """An empty catalog with project docs, and an empty vector store."""
-    catalog, store, signals = SqliteCatalog.open(tmp_path), FakeVectorStore(), Signals()
-    embedder = FakeEmbedder("model", 8)
+    catalog = SqliteCatalog.open(tmp_path)
     await create(catalog)
-    yield World(
+    yield make_world(catalog)
+    await catalog.close()
+
+
+def make_world(catalog: SqliteCatalog, store: FakeVectorStore | None = None, embedder: FakeEmbedder | None = None) -> World:
+    """Everything that works in the background on a catalog."""
+    store, embedder, signals, disk = store or FakeVectorStore(), embedder or FakeEmbedder("model", 8), Signals(), RoomyDisk()
+    writer = CollectionWriter(catalog, store, signals, Pace(1e9), timeout=1.0)
+    return World(
         catalog,
         store,
         embedder,
-        Vectoriser(catalog, embedder, FakeTokenizer(), signals),
-        Projector(catalog, store, signals, write_timeout=1.0),
+        Vectoriser(catalog, embedder, FakeTokenizer(), disk, signals),
+        Projector(catalog, store, writer, signals, write_timeout=1.0),
+        Reconciler(catalog, store, writer, Pace(1e9), timeout=1.0),
         Janitor(catalog, store, tombstone_seconds=0.0, write_timeout=1.0),
-        Projects(catalog, signals),
+        Projects(catalog, disk, signals),
+        Quarantine(catalog, signals),
+        disk,
     )
-    await catalog.close()
 
 
 async def test_every_live_chunk_ends_in_the_vector_store_and_no_other(world: World) -> None:
@@ -151,29 +190,49 @@ async def test_a_store_that_is_down_holds_up_the_projection_alone(world: World) 
     assert await world.stored() == {"a#one"}
 
 
-@pytest.mark.parametrize("damage", ["dropped", "emptied", "phantoms"])
-async def test_a_store_that_does_not_hold_what_it_was_given_is_filled_again(world: World, damage: str) -> None:
-    """Lost, emptied or mixed with vectors of another life: afterwards it has exactly the live chunks, and nothing was embedded anew."""
+@pytest.mark.parametrize("damage", ["dropped", "emptied", "phantoms", "both"])
+async def test_a_store_that_does_not_hold_what_it_was_given_is_mended(world: World, damage: str) -> None:
+    """Lost, emptied or mixed with vectors of another life: afterwards it has exactly the live chunks, and nothing was embedded anew.
+
+    A collection that is gone is filled anew, while searches use other vectors; a few vectors are mended without anybody noticing.
+    """
     key, _ = await world.catalog.find_project(PROJECT)
     await write(world.catalog, key, prepared("a", "one", "two"), prepared("b", "three"))
     await world.settle()
     collection = (await world.project()).collection
-    if damage == "phantoms":
-        await world.store.add(collection, [ChunkId("z#phantom")], np.eye(1, 8, dtype=np.float32), timeout=1)
-    else:
+    if damage in {"dropped", "emptied"}:
         await world.store.drop_collection(collection, timeout=1)
     if damage == "emptied":
         await world.store.ensure_collection(collection, timeout=1)
+    if damage in {"phantoms", "both"}:
+        await world.store.add(collection, [ChunkId("z#phantom"), ChunkId("z#other")], np.eye(2, 8, dtype=np.float32), timeout=1)
+    if damage == "both":
+        await world.store.delete(collection, [ChunkId("a#one")], timeout=1)
     embedded = len(world.embedder.embedded)
 
-    await world.projector.verify_collections()
-    assert (await world.project()).state is ProjectState.REBUILDING
+    await world.reconciler.check_counts()
+    assert (await world.project()).state is (ProjectState.REBUILDING if damage == "dropped" else ProjectState.ACTIVE)
+    assert ((await world.project()).collection == collection) is (damage != "dropped")
     await world.settle()
-    await world.projector.verify_collections()
+    await world.reconciler.check_counts()
 
     assert await world.stored() == {"a#one", "a#two", "b#three"}
     assert (await world.project()).state is ProjectState.ACTIVE
     assert len(world.embedder.embedded) == embedded
+
+
+async def test_a_store_that_miscounts_gets_another_collection(world: World) -> None:
+    """If it has every vector and no other, and counts another number of them, nothing is there to be mended one by one."""
+    key, _ = await world.catalog.find_project(PROJECT)
+    await write(world.catalog, key, prepared("a", "one"))
+    await world.settle()
+    world.store.miscounts[(await world.project()).collection] = 1
+
+    await world.reconciler.check_counts()
+    assert (await world.project()).state is ProjectState.REBUILDING
+    await world.settle()
+    await world.reconciler.check_counts()
+    assert (await world.project()).state is ProjectState.ACTIVE
 
 
 @pytest.mark.parametrize("outage", [False, True])
@@ -219,6 +278,20 @@ async def test_asking_for_a_rebuild_twice_rebuilds_once(world: World) -> None:
     assert (await world.projects.rebuild_vectors(PROJECT)).generation == first.generation + 1
 
 
+async def test_a_rebuild_can_be_begun_again(world: World) -> None:
+    """For one that cannot come to its end: it gets yet another collection, and ends where the first one would have."""
+    key, _ = await world.catalog.find_project(PROJECT)
+    await write(world.catalog, key, prepared("a", "one"))
+    await world.settle()
+    first = await world.projects.rebuild_vectors(PROJECT)
+    again = await world.projects.rebuild_vectors(PROJECT, again=True)
+    assert (again.generation, again.state) == (first.generation + 1, ProjectState.REBUILDING)
+    await world.settle()
+    await world.janitor.step()
+    assert list(world.store.collections) == [again.collection]
+    assert (await world.project()).state is ProjectState.ACTIVE
+
+
 async def test_a_rebuild_that_begins_in_the_middle_of_a_turn_leaves_nothing_stale(world: World) -> None:
     """The turn that is under way ends without moving the new cursor, and what it writes goes with the old collection."""
     key, _ = await world.catalog.find_project(PROJECT)
@@ -251,7 +324,7 @@ async def test_a_collection_that_was_superseded_before_it_was_made_is_not_left_b
     listed = await world.catalog.projects_to_project()
     await world.projects.rebuild_vectors(PROJECT)
     await world.janitor.step()
-    await Projector(_Listing(world.catalog, listed), world.store, Signals(), write_timeout=1.0).step()
+    await make_world(_Listing(world.catalog, listed), world.store).projector.step()  # type: ignore[arg-type] # it is a catalog otherwise
     assert world.store.collections == {}
     await world.settle()
     assert await world.stored() == {"a#one"}
@@ -262,9 +335,9 @@ async def test_a_sound_store_is_left_alone(world: World) -> None:
     key, _ = await world.catalog.find_project(PROJECT)
     await write(world.catalog, key, prepared("a", "one"))
     await world.settle()
-    await world.projector.verify_collections()
+    await world.reconciler.check_counts()
     await write(world.catalog, key, prepared("b", "two"))
-    await world.projector.verify_collections()
+    await world.reconciler.check_counts()
     assert (await world.project()).state is ProjectState.ACTIVE
     assert (await world.project()).vector_sequence == 1
 
@@ -295,7 +368,7 @@ async def test_a_project_deleted_while_it_is_projected_leaves_no_collection(worl
     await world.catalog.delete_project(PROJECT, etag="")
     await world.janitor.step()
 
-    await Projector(_Listing(world.catalog, listed), world.store, Signals(), write_timeout=1.0).step()
+    await make_world(_Listing(world.catalog, listed), world.store).projector.step()  # type: ignore[arg-type] # it is a catalog otherwise
     assert world.store.collections == {}
 
 
@@ -311,6 +384,71 @@ async def test_a_project_of_another_model_does_not_slow_the_others_down(world: W
     with pytest.raises(FailedPreconditionError):
         await world.vectoriser.step()
     assert (await world.catalog.position(key)).embedded_sequence == 1
+
+
+async def test_while_the_disk_is_low_nothing_that_grows_the_catalog_is_taken(world: World) -> None:
+    """Documents and projects are refused and nothing is embedded; deletes, reads and what is embedded already go on, and then all of it does."""
+    key, _ = await world.catalog.find_project(PROJECT)
+    ingest, documents = Ingest(world.catalog, FakeTokenizer(), world.disk, Signals()), Documents(world.catalog, Signals())
+    await write(world.catalog, key, prepared("a", "one"), prepared("b", "two"))
+    await world.vectoriser.step()
+    await write(world.catalog, key, prepared("c", "three"))
+    world.disk.low = True
+
+    source = DocumentInput(DocumentId("d"), "", "four", {})
+    for refused in (ingest.upsert(PROJECT, [source], ""), _drained(ingest.stream(PROJECT, _once([source]))), world.projects.create(NEW, "")):
+        with pytest.raises(ResourceExhaustedError) as raised:
+            await refused
+        assert raised.value.reason == "DISK_LOW"
+    with pytest.raises(ResourceExhaustedError):
+        await world.vectoriser.step()
+    await world.projector.step()
+    assert await world.stored() == {"a#one", "b#two"}
+    await documents.delete(PROJECT, [DocumentId("c")], None, "")
+    assert len((await documents.page(PROJECT, 10, "", None))[0]) == 2
+
+    world.disk.low = False
+    await ingest.upsert(PROJECT, [source], "")
+    await world.settle()
+    assert len(await world.stored()) == 3
+
+
+def _once(batch: Sequence[DocumentInput]) -> AsyncIterator[Sequence[DocumentInput]]:
+    async def batches() -> AsyncIterator[Sequence[DocumentInput]]:
+        yield batch
+
+    return batches()
+
+
+async def _drained(stream: AsyncIterator[object]) -> None:
+    async for _ in stream:
+        pass
+
+
+async def test_catching_up_keeps_to_the_rate_and_saves_nothing_up(world: World) -> None:
+    """1,500 chunks at 500 a second take the time of what was written before the last page, also behind an outage in which nothing was written."""
+    now, slept = [100.0], list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    key, _ = await world.catalog.find_project(PROJECT)
+    await write(world.catalog, key, prepared("a", *[f"chunk{number}" for number in range(1_500)]))
+    while await world.vectoriser.step():
+        pass
+    writer = CollectionWriter(world.catalog, world.store, Signals(), Pace(500.0, clock=lambda: now[0], sleep=sleep), timeout=1.0)
+    projector = Projector(world.catalog, world.store, writer, Signals(), write_timeout=1.0)
+    world.store.fail()
+    for _ in range(3):
+        with pytest.raises(VectorStoreUnavailableError):
+            await projector.step()
+    now[0] += 3_600.0
+    world.store.heal()
+    await projector.step()
+
+    assert len(await world.stored()) == 1_500
+    assert slept == [pytest.approx(1.0), pytest.approx(1.0)]
 
 
 async def test_failures_are_raised_only_when_nothing_succeeded() -> None:
@@ -349,6 +487,22 @@ async def test_a_vector_store_that_fails_for_one_item_is_asked_for_the_others() 
     with pytest.raises(CircuitOpenError):
         await for_each([4, 0, 5], work)
     assert done == [2, 3, 4]
+
+
+async def test_a_worker_may_begin_later() -> None:
+    """What is done by the hour is not done at every start."""
+    begun = asyncio.Event()
+
+    async def step() -> bool:
+        begun.set()
+        return False
+
+    late, soon = (asyncio.create_task(Worker("test", step, Signals(), None, delay=delay).run()) for delay in (3_600.0, 0.2))
+    await asyncio.wait({late}, timeout=0.05)
+    assert not begun.is_set()
+    late.cancel()
+    await asyncio.wait_for(begun.wait(), 10)
+    soon.cancel()
 
 
 async def test_a_worker_survives_failures_and_wakes_when_it_is_told() -> None:

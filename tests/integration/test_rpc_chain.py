@@ -30,6 +30,7 @@ from shared.rpc.access_log import AccessLog, bind_project
 from shared.rpc.call import Context
 from shared.rpc.channel import create_channel
 from shared.rpc.error_mapping import ErrorMapping
+from shared.rpc.limits import Limits
 from shared.rpc.metrics import Metrics
 from shared.rpc.request_id import RequestId
 from shared.rpc.server import bind, create_server, serving
@@ -221,7 +222,7 @@ async def failure(running: Running, kind: str, text: str, **options: Any) -> grp
 
 def test_the_layers_stand_in_the_documented_order() -> None:
     """Tracing, request id, metrics, access log, error mapping: each must be inside the one before it."""
-    assert [type(layer) for layer in chain.middlewares()] == [Tracing, RequestId, Metrics, AccessLog, ErrorMapping]
+    assert [type(layer) for layer in chain.middlewares()] == [Tracing, RequestId, Metrics, AccessLog, ErrorMapping, Limits]
 
 
 @pytest.mark.parametrize("kind", KINDS)

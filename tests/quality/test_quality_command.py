@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from services.cli.quality import chart, markdown, report
 from services.cli.quality.collection import golden
 from services.cli.quality.measure import Measures
 from services.cli.quality.run import Outcome, Scores
-from services.cli.quality.systems import SYSTEMS
+from services.cli.quality.systems import DEAD_KEYWORD, DEAD_VECTORS, SYSTEMS
 from services.cli.quality.targets import Check
 
 pytest.importorskip("ir_measures", reason="of the extra `bench`")
@@ -95,3 +96,17 @@ def test_tables_for_documents_have_a_row_for_each_system() -> None:
     assert lines[2] == "| keyword alone | 0.6000 | 0.9000 | 0.8000 | 0.6000 | 0.6000 | 0.6000 |"
     assert lines[-1].startswith("| **hybrid by default** | **0.6000** |")
     assert len(lines) == 2 + len(SYSTEMS)
+
+
+def test_what_was_measured_without_chromadb_stands_beside_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the terminal, in JSON and as a table of its own; absent when it was not asked for."""
+    whole = outcome(0.6)
+    outage = tuple(replace(whole.scores[0], system=system) for system in (DEAD_VECTORS, DEAD_KEYWORD))
+    measured = replace(whole, outage=outage)
+    form = report.as_json([measured], {})
+    report.show([measured])
+
+    assert [system["name"] for system in form["collections"][0]["outage"]] == ["dead-vectors", "dead-keyword"]
+    assert "| ChromaDB dead, no vectors | 0.6000 |" in markdown.tables(form)["golden outage"]
+    assert "without ChromaDB" in capsys.readouterr().out
+    assert "outage" not in report.as_json([outcome(0.6)], {})["collections"][0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.cli.quality.measure import Measures
-from services.cli.quality.targets import checks, int8_check
+from services.cli.quality.targets import checks, int8_check, outage_checks
 
 
 def figures(keyword: float, vector: float, default: float) -> dict[str, Measures]:
@@ -43,3 +43,16 @@ def test_int8_may_be_better_than_fp32_and_not_much_worse() -> None:
     assert int8_check(Measures(0.8951, 1.0, 1.0, 10), original).met
     assert int8_check(Measures(0.95, 1.0, 1.0, 10), original).met
     assert not int8_check(Measures(0.8949, 1.0, 1.0, 10), original).met
+
+
+@pytest.mark.parametrize(
+    ("dead_vectors", "dead_keyword", "missed"),
+    [(0.90, 0.75, []), (0.9019, 0.75, []), (0.897, 0.75, ["the replica's vectors"]), (0.90, 0.9, ["without vectors"])],
+)
+def test_without_chromadb_answers_must_be_as_good_as_promised(dead_vectors: float, dead_keyword: float, missed: list[str]) -> None:
+    """As with it, or as keyword search alone: neither worse nor better, which would mean that something else was measured."""
+    found = outage_checks(*(Measures(value, 1.0, 1.0, 10) for value in (0.90, 0.75, dead_vectors, dead_keyword)))
+
+    texts = [check.text for check in found if not check.met]
+    assert len(texts) == len(missed)
+    assert all(part in text for part, text in zip(missed, texts, strict=True))

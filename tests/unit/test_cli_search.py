@@ -103,7 +103,18 @@ def test_the_keys_of_an_answer_in_json_are_stable(kb: Kb) -> None:
     answer = kb("search", "roar", "-p", "notes", "--explain", "--group", "--json").json()
     hit = answer["hits"][0]
 
-    assert set(answer) == {"mode", "degraded", "degradations", "hits", "next_page_token", "cached", "freshness", "timings_ms"}
+    assert set(answer) == {
+        "mode",
+        "degraded",
+        "degradations",
+        "hits",
+        "next_page_token",
+        "cached",
+        "served_from_cache",
+        "found_time",
+        "freshness",
+        "timings_ms",
+    }
     expected = {
         "rank",
         "score",
@@ -193,6 +204,19 @@ def test_an_answer_from_the_cache_says_so(kb: Kb, services: FakeServices) -> Non
     services.state.answer = query_pb2.SearchResponse(cached=True)
 
     assert "0 hits in 0.0 ms · cached · hybrid" in kb("search", "x", "-p", "notes").out
+
+
+def test_a_last_good_answer_says_when_it_was_found(kb: Kb, services: FakeServices) -> None:
+    """In the tables and as JSON; other answers have no such time."""
+    services.state.answer = query_pb2.SearchResponse(served_from_cache=True)
+    services.state.answer.found_time.FromJsonString("2026-01-02T03:04:05Z")
+
+    assert "0 hits in 0.0 ms · found at 03:04:05 UTC · hybrid" in kb("search", "x", "-p", "notes").out
+    answer = kb("search", "x", "-p", "notes", "--json").json()
+    assert (answer["served_from_cache"], answer["found_time"]) == (True, "2026-01-02T03:04:05+00:00")
+    services.state.answer = query_pb2.SearchResponse()
+    answer = kb("search", "x", "-p", "notes", "--json").json()
+    assert (answer["served_from_cache"], answer["found_time"]) == (False, None)
 
 
 def test_an_explanation_is_a_sum_that_can_be_checked(kb: Kb, services: FakeServices) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -65,6 +66,20 @@ async def test_a_search_says_how_good_its_answer_is(services: FakeServices) -> N
     )
     assert (found.mode, found.freshness.head, found.timings) == (SearchMode.HYBRID, 1, Timings(total=0.0025, keyword=0.0012))
     assert (hit.more_chunks, hit.snippets, hit.explanation, found.next_page_token, found.cached) == ((), (), None, "", False)
+
+
+async def test_an_answer_of_earlier_says_when_it_was_found(services: FakeServices) -> None:
+    """The time is aware; an answer that was found now has none."""
+    services.state.answer = query_pb2.SearchResponse(served_from_cache=True)
+    services.state.answer.found_time.FromJsonString("2026-01-02T03:04:05Z")
+    async with KnowledgeBeast(services.indexer, services.query) as kb:
+        await kb.create_project("p")
+        earlier = await kb.search("p", "x")
+        services.state.answer = query_pb2.SearchResponse()
+        now = await kb.search("p", "x")
+
+    assert (earlier.served_from_cache, earlier.found_time) == (True, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    assert (now.served_from_cache, now.found_time) == (False, None)
 
 
 async def test_a_degraded_answer_without_a_reason_is_degraded_all_the_same(services: FakeServices) -> None:

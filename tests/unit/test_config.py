@@ -43,6 +43,16 @@ def test_an_empty_variable_is_the_default(monkeypatch: pytest.MonkeyPatch) -> No
     assert load(CommonSettings).breaker_failures == 5
 
 
+def test_a_drain_that_leaves_no_time_to_stop_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names both variables; exactly half of the grace is allowed."""
+    monkeypatch.setenv("KB_DRAIN_DELAY", "10")
+    assert load(CommonSettings).drain_delay == 10
+    monkeypatch.setenv("KB_DRAIN_DELAY", "10.5")
+    with pytest.raises(ConfigurationError) as raised:
+        load(CommonSettings)
+    assert raised.value.message == "KB_DRAIN_DELAY=10.5 leaves too little of KB_SHUTDOWN_GRACE=20: it must be at most half of it"
+
+
 def test_settings_cannot_be_changed() -> None:
     """Settings are read once: later changes would be seen by some and not by others."""
     with pytest.raises(ValidationError):

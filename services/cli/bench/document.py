@@ -9,7 +9,7 @@ from pathlib import Path
 from services.cli.bench.records import Report
 from services.cli.bench.tables import machine_line, tables
 
-_PLACE = re.compile(r"(<!-- bench: (?P<name>[a-z0-9-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
+_PLACE = re.compile(r"(<!-- (?P<tag>bench|chaos): (?P<name>[a-z0-9-]+) -->\n).*?(<!-- /(?P=tag) -->)", re.DOTALL)
 
 
 def fill(path: Path, report: Report) -> list[str]:
@@ -36,6 +36,6 @@ def replaced(text: str, blocks: Mapping[str, str]) -> tuple[str, list[str]]:
         if name not in blocks:
             missing.append(name)
             return match[0]
-        return f"{match[1]}{blocks[name]}\n{match[3]}"
+        return f"{match[1]}{blocks[name]}\n{match[4]}"
 
     return _PLACE.sub(block, text), missing

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import runpy
+from collections.abc import Mapping
 from typing import Any
 
 import prometheus_client
 
+from shared.resilience.admission import Limit
 from shared.rpc import chain
+from shared.rpc.call import Middleware
 from shared.rpc.error_mapping import ErrorMapping
+from shared.rpc.limits import Limits
 
 
 def _nothing(*_: object, **__: object) -> None:
@@ -29,8 +33,12 @@ def _no_timer(*_: object) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+def _bare(limits: Mapping[str, Limit] | None = None) -> tuple[Middleware, ...]:
+    return ErrorMapping(), Limits(limits)
+
+
 def take_out() -> None:
-    """Makes every observation a call that does nothing, and leaves of the layers before a servicer only the one that answers depend on."""
+    """Makes every observation a call that does nothing, and leaves of the layers before a servicer only those that answers depend on."""
     for metric in (prometheus_client.Counter, prometheus_client.Gauge, prometheus_client.Histogram):
         for method in ("inc", "dec", "set", "observe"):
             if hasattr(metric, method):
@@ -38,7 +46,7 @@ def take_out() -> None:
         if hasattr(metric, "time"):
             setattr(metric, "time", _no_timer)  # noqa: B010 - mypy allows no plain assignment to a method
         setattr(metric, "labels", _itself)  # noqa: B010 - same
-    chain.middlewares = lambda: (ErrorMapping(),)
+    chain.middlewares = _bare
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from services.cli.console import json_document, line
 from services.cli.quality import chart, markdown, report
 from services.cli.quality.collection import Collection, below, golden
 from services.cli.quality.measure import require_library
-from services.cli.quality.run import Outcome, assess, running, with_original
+from services.cli.quality.run import ONNX, TORCH, Outcome, assess, running, with_original, without_chromadb
 from services.cli.signals import handled_signals
 from services.cli.stack import lock
 from shared.errors import NotFoundError, UnavailableError
@@ -29,10 +29,11 @@ EXAMPLES = options.examples(
     "kb quality",
     "kb quality --datasets ../datasets --output docs/quality",
     "kb quality --datasets ../datasets --only golden --only cranfield --compare-fp32",
+    "kb quality --outage",
 )
 
 
-def quality(
+def quality(  # noqa: PLR0913 - the options of a command
     *,
     datasets: Annotated[
         Path | None,
@@ -43,6 +44,7 @@ def quality(
     compare_fp32: Annotated[
         bool, typer.Option("--compare-fp32", help="Also measure the original model in fp32 (torch; a third of the speed).")
     ] = False,
+    outage: Annotated[bool, typer.Option("--outage", help="Also measure what is found while ChromaDB is dead.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", file_okay=False, help="Write quality.json, quality.png and tables.md here.")
     ] = None,
@@ -68,7 +70,7 @@ def quality(
         raise UnavailableError("the model could not be exported", component="embedding_model")
     described = machine.describe()
     try:
-        outcomes = options.run(_measure(collections, models, keep, compare_fp32=compare_fp32))
+        outcomes = options.run(_measure(collections, models, keep, compare_fp32=compare_fp32, outage=outage))
     except asyncio.CancelledError:
         line("kb: interrupted; everything is stopped", style="red")
         raise typer.Exit(1) from None
@@ -95,7 +97,7 @@ def _collections(datasets: Path | None, *, with_golden: bool, only: list[str]) -
     return chosen
 
 
-async def _measure(collections: Sequence[Collection], models: Path, keep: Path | None, *, compare_fp32: bool) -> list[Outcome]:
+async def _measure(collections: Sequence[Collection], models: Path, keep: Path | None, *, compare_fp32: bool, outage: bool) -> list[Outcome]:
     """Cancelled by Ctrl-C and SIGTERM, it stops everything first."""
     task = asyncio.current_task()
     if task is None:
@@ -107,16 +109,19 @@ async def _measure(collections: Sequence[Collection], models: Path, keep: Path |
     with handled_signals(interrupt), ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="kb-quality-"))) if keep is None else keep
         held.enter_context(lock.exclusive(folder))
-        return [await _one(collection, models, folder / collection.name, compare_fp32=compare_fp32) for collection in collections]
+        return [await _one(collection, models, folder / collection.name, compare_fp32=compare_fp32, outage=outage) for collection in collections]
 
 
-async def _one(collection: Collection, models: Path, folder: Path, *, compare_fp32: bool) -> Outcome:
+async def _one(collection: Collection, models: Path, folder: Path, *, compare_fp32: bool, outage: bool) -> Outcome:
     """Measures a collection in a stack of its own: BM25's statistics are those of a whole index, and another collection would change them."""
-    async with running(folder / "onnx", models, "onnx") as kb:
+    async with running(folder / "onnx", models, ONNX) as (_, kb):
         outcome = await assess(kb, collection)
+    if outage:
+        line(f"{collection.name} once more, without ChromaDB")
+        outcome = await without_chromadb(folder / "onnx", models, outcome)
     if compare_fp32:
         line(f"{collection.name} once more, with the original model in fp32")
-        async with running(folder / "torch", models, "torch") as kb:
+        async with running(folder / "torch", models, TORCH) as (_, kb):
             outcome = await with_original(kb, outcome)
     return outcome
 

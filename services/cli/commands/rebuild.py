@@ -46,6 +46,7 @@ def rebuild(
     project: Annotated[str | None, typer.Argument(metavar="[PROJECT]", help="Id of the project.")] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="All projects, one after another.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin again, although a rebuild is under way.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the vectors are back.")] = True,
     as_json: options.JsonLines = False,
     indexer: options.Indexer = options.DEFAULT_INDEXER,
@@ -57,7 +58,8 @@ def rebuild(
     For a ChromaDB that was damaged or restored from elsewhere; nothing is embedded again. Searches are answered meanwhile with the query service's
     own vectors; of a project that has more chunks than those are kept of (KB_REPLICA_VECTORS_MAX), by keyword alone. A collection that ChromaDB has
     lost altogether is noticed and written again without this command. While ChromaDB is down this waits, and says so; interrupting it does not
-    interrupt the rebuild. A rebuild that is under way goes on.
+    interrupt the rebuild. A rebuild that is under way goes on; `--restart` begins another, for one that does not come to its end because the new
+    collection is damaged, too.
     """
     if (project is None) is not every:
         raise typer.BadParameter("give a PROJECT or --all, one of the two", param_hint="PROJECT")
@@ -70,7 +72,7 @@ def rebuild(
             ):
                 ids = [found.id async for found in kb.list_projects()] if project is None else [project]
                 for each in ids:
-                    _show(await _rebuild(kb, each, wait=wait), as_json=as_json)
+                    _show(await _rebuild(kb, each, restart=restart, wait=wait), as_json=as_json)
         except TimeoutError as error:
             raise DeadlineExceededError(
                 f"not all vectors were back within {timeout:g} s; the rebuild goes on, and `kb project show` says how far it is"
@@ -79,9 +81,9 @@ def rebuild(
     options.run(work())
 
 
-async def _rebuild(kb: KnowledgeBeast, project_id: str, *, wait: bool) -> _Rebuilt:
+async def _rebuild(kb: KnowledgeBeast, project_id: str, *, restart: bool, wait: bool) -> _Rebuilt:
     began = time.monotonic()
-    current = await kb.rebuild_vectors(project_id)
+    current = await kb.rebuild_vectors(project_id, restart=restart)
     if not wait or current.state is ProjectState.ACTIVE:
         return _Rebuilt(current, None)
     with Meter(f"rebuilding {project_id}", "chunks", current.chunk_count, rate=True) as meter:

@@ -70,7 +70,7 @@ async def rankings(kb: KnowledgeBeast, collection: Collection, system: System, t
 
     async def ask(topic: Topic) -> None:
         async with room:
-            found[topic.id] = await _documents(kb, project, system.query(topic.text, token, hits), hits)
+            found[topic.id] = await _documents(kb, project, system.query(topic.text, token, hits), hits, system.missing)
         meter.advance()
 
     async with asyncio.TaskGroup() as questions:
@@ -86,13 +86,17 @@ async def rankings(kb: KnowledgeBeast, collection: Collection, system: System, t
     wait=wait_exponential(multiplier=0.5, max=10),
     reraise=True,
 )
-async def _documents(kb: KnowledgeBeast, project: str, query: SearchQuery, hits: int) -> list[str]:
-    """Documents that a search finds. Raises UnavailableError if an answer lacks something, so that nothing but whole answers are measured."""
+async def _documents(kb: KnowledgeBeast, project: str, query: SearchQuery, hits: int, missing: DegradationReason | None) -> list[str]:
+    """Documents that a search finds. Raises UnavailableError if an answer lacks something else than it must, so that nothing else is measured."""
     ids: dict[str, None] = {}
+    # The replica's own vectors give the exact neighbours: the answer is as good as one from ChromaDB.
+    accepted = {missing, DegradationReason.VECTOR_STORE_UNAVAILABLE}
     async for answer in kb.pages(project, query, limit=hits):
-        for degradation in answer.degradations:
-            # The replica's own vectors give the exact neighbours: the answer is as good as one from ChromaDB.
-            if degradation.reason is not DegradationReason.VECTOR_STORE_UNAVAILABLE:
-                raise UnavailableError(f"an answer was degraded: {degradation.message}", component=degradation.component)
+        reasons = {degradation.reason for degradation in answer.degradations}
+        if reasons - accepted:
+            text = "; ".join(degradation.message for degradation in answer.degradations)
+            raise UnavailableError(f"an answer was degraded: {text}", component="query")
+        if missing not in {*reasons, None}:
+            raise UnavailableError("an answer was whole that should not have been", component="query")
         ids.update(dict.fromkeys(hit.document_id for hit in answer.hits))
     return list(ids)

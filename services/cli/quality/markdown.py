@@ -10,12 +10,13 @@ _COLUMNS = (("NDCG@10", "ndcg"), ("Recall@100", "recall"), ("MRR@10", "mrr"))
 
 
 def tables(form: dict[str, Any]) -> dict[str, str]:
-    """Markdown tables: one by the name of each collection, one by `<name> fp32` where the original model was measured too."""
+    """Markdown tables: one by the name of each collection; more by `<name> fp32` and `<name> outage` where those were measured too."""
     found: dict[str, str] = {}
     for collection in form["collections"]:
         found[collection["name"]] = _table(collection["systems"])
-        if "fp32" in collection:
-            found[f"{collection['name']} fp32"] = _table(collection["fp32"])
+        for more in ("fp32", "outage"):
+            if more in collection:
+                found[f"{collection['name']} {more}"] = _table(collection[more])
     return found
 
 

@@ -22,6 +22,9 @@ def show(outcomes: Sequence[Outcome]) -> None:
         if outcome.original:
             result("with the original model in fp32")
             OUT.print(_table(outcome.original, collection.kinds))
+        if outcome.outage:
+            result("without ChromaDB")
+            OUT.print(_table(outcome.outage, collection.kinds))
         for check in outcome.checks:
             result(f"{'met   ' if check.met else 'MISSED'}  {check.text}", style="green" if check.met else "red")
 
@@ -35,7 +38,7 @@ def _table(scores: Sequence[Scores], kinds: Sequence[str]) -> Table:
 
 
 def as_json(outcomes: Sequence[Outcome], environment: dict[str, Any]) -> dict[str, Any]:
-    """Everything, with stable keys; `fp32` is there if it was asked for."""
+    """Everything, with stable keys; `fp32` and `outage` are there if they were asked for."""
     return {"environment": environment, "met": all(outcome.met for outcome in outcomes), "collections": [_collection(each) for each in outcomes]}
 
 
@@ -50,7 +53,8 @@ def _collection(outcome: Outcome) -> dict[str, Any]:
         "systems": [_system(score) for score in outcome.scores],
         "targets": [{"text": check.text, "met": check.met} for check in outcome.checks],
     }
-    return {**form, "fp32": [_system(score) for score in outcome.original]} if outcome.original else form
+    more = {"fp32": outcome.original, "outage": outcome.outage}
+    return {**form, **{key: [_system(score) for score in scores] for key, scores in more.items() if scores}}
 
 
 def _system(score: Scores) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +12,15 @@ from services.cli.progress import Meter
 from services.cli.quality.ask import project_id, rankings, write
 from services.cli.quality.collection import Collection
 from services.cli.quality.measure import Measures, mean, measure
-from services.cli.quality.systems import DEFAULT, SYSTEMS, VECTOR, System
-from services.cli.quality.targets import Check, checks, int8_check
+from services.cli.quality.systems import DEAD_KEYWORD, DEAD_VECTORS, DEFAULT, KEYWORD, SYSTEMS, VECTOR, System
+from services.cli.quality.targets import Check, checks, int8_check, outage_checks
 from services.cli.stack.stack import Ports, Stack
 from services.cli.supervisor import start
 from shared.client import KnowledgeBeast
 from shared.errors import KnowledgeBeastError
+
+ONNX = {"KB_EMBEDDING_BACKEND": "onnx"}
+TORCH = {"KB_EMBEDDING_BACKEND": "torch"}
 
 _TIMEOUT = 60.0  # seconds a call: the first search after a start reads ChromaDB's index
 
@@ -33,12 +36,18 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was measured on a collection. `original`: vector and hybrid search with the model in fp32, if that was asked for."""
+    """What was measured on a collection.
+
+    Attributes:
+        original: vector and hybrid search with the model in fp32, if that was asked for.
+        outage: hybrid search by default without ChromaDB, if that was asked for.
+    """
 
     collection: Collection
     chunks: int
     scores: tuple[Scores, ...]
     original: tuple[Scores, ...] = ()
+    outage: tuple[Scores, ...] = ()
     checks: tuple[Check, ...] = ()
 
     @property
@@ -48,13 +57,13 @@ class Outcome:
 
 
 @asynccontextmanager
-async def running(folder: Path, models: Path, backend: str) -> AsyncIterator[KnowledgeBeast]:
-    """A stack with its data in `folder`, and a client of it. `backend`: what runs the embedding model, `onnx` or `torch`."""
-    stack = Stack(folder, models, Ports.free(), settings={"KB_EMBEDDING_BACKEND": backend})
+async def running(folder: Path, models: Path, settings: Mapping[str, str]) -> AsyncIterator[tuple[Stack, KnowledgeBeast]]:
+    """A stack with its data in `folder`, and a client of it."""
+    stack = Stack(folder, models, Ports.free(), settings=settings)
     try:
         await start(stack, line, lambda process: line(f"{process.name} is ready (process {process.pid})", style="dim"))
         async with KnowledgeBeast(stack.indexer_address, stack.query_address, timeout=_TIMEOUT) as kb:
-            yield kb
+            yield stack, kb
     finally:
         await stack.stop()
 
@@ -74,10 +83,29 @@ async def with_original(kb: KnowledgeBeast, outcome: Outcome) -> Outcome:
     return replace(outcome, original=original, checks=(*outcome.checks, check))
 
 
-async def _scores(kb: KnowledgeBeast, collection: Collection, systems: Sequence[System]) -> tuple[tuple[Scores, ...], int]:
-    """How systems do on a collection, and in how many chunks it was cut."""
+async def without_chromadb(folder: Path, models: Path, outcome: Outcome) -> Outcome:
+    """The outcome beside that of hybrid searches with ChromaDB dead: with the replica's vectors, and with those and kept answers switched off.
+
+    `folder` has the collection's data from `assess`, so that nothing is embedded again.
+    """
+    no_vectors = {"KB_FALLBACK_REPLICA_VECTORS": "false", "KB_FALLBACK_LAST_ANSWER": "false"}
+    found: list[Scores] = []
+    for system, settings in ((DEAD_VECTORS, {}), (DEAD_KEYWORD, no_vectors)):
+        async with running(folder, models, {**ONNX, **settings}) as (stack, kb):
+            scores, _ = await _scores(kb, outcome.collection, [system], written=stack.kill_chroma)
+            found += scores
+    of = {score.system.name: score.overall for score in outcome.scores}
+    more = outage_checks(of[DEFAULT], of[KEYWORD], found[0].overall, found[1].overall)
+    return replace(outcome, outage=tuple(found), checks=(*outcome.checks, *more))
+
+
+async def _scores(
+    kb: KnowledgeBeast, collection: Collection, systems: Sequence[System], *, written: Callable[[], None] = lambda: None
+) -> tuple[tuple[Scores, ...], int]:
+    """How systems do on a collection, and in how many chunks it was cut. `written` is called before the questions are asked."""
     try:
         token = await write(kb, collection)
+        written()
         with Meter(f"asking {collection.name}", "questions", len(collection.topics) * len(systems)) as meter:
             scores = [_score(collection, system, await rankings(kb, collection, system, token, meter)) for system in systems]
     except ExceptionGroup as group:  # of the questions that were asked side by side; one error is enough to say what is wrong

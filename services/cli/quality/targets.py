@@ -11,6 +11,8 @@ from services.cli.quality.systems import DEFAULT, KEYWORD, VECTOR
 
 # The largest loss of NDCG@10 that serving the int8 export instead of the original model may cost.
 INT8_LOSS = 0.005
+# The largest difference of NDCG@10 that a dead ChromaDB may make: its graph misses one in a hundred of the nearest, which the replica's scan finds.
+OUTAGE_LOSS = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +57,14 @@ def int8_check(int8: Measures, original: Measures) -> Check:
     """Whether the exported model (int8) is as good as the original (fp32), both with hybrid search by default."""
     loss = original.ndcg - int8.ndcg
     return Check(f"int8 {int8.ndcg:.4f} is within {INT8_LOSS:g} of fp32 {original.ndcg:.4f}", loss <= INT8_LOSS)
+
+
+def outage_checks(healthy: Measures, keyword: Measures, dead_vectors: Measures, dead_keyword: Measures) -> tuple[Check, ...]:
+    """Whether answers without ChromaDB are what is promised: as good as with it, or as keyword search alone. Of hybrid search by default."""
+    return tuple(
+        Check(f"{what} {found.ndcg:.4f} is within {OUTAGE_LOSS:g} of {other} {wanted.ndcg:.4f}", abs(found.ndcg - wanted.ndcg) <= OUTAGE_LOSS)
+        for what, found, other, wanted in (
+            ("without ChromaDB, the replica's vectors", dead_vectors, "with it", healthy),
+            ("without ChromaDB and without vectors", dead_keyword, "keyword alone", keyword),
+        )
+    )

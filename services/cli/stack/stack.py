@@ -26,17 +26,19 @@ _ROOT = Path(services.__path__[0]).resolve().parent
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the processes listen on the loopback interface. The `http` ports have /metrics and /health."""
+    """Where the processes listen on the loopback interface. The `http` ports have /metrics and /health, the `health` ports grpc.health.v1."""
 
     indexer: int = 50051
     indexer_http: int = 9101
+    indexer_health: int = 50061
     query: int = 50052
     query_http: int = 9102
+    query_health: int = 50062
     chroma: int = 8000
 
     @classmethod
     def free(cls) -> Ports:
-        """Five different ports that nothing listens on now."""
+        """As many different ports that nothing listens on now."""
         found: list[int] = []
         while len(found) < len(fields(cls)):
             port = free_port()
@@ -68,19 +70,29 @@ class Stack:
         model_dir: Folder of exported models (`kb model`).
         ports: Where to listen.
         settings: More `KB_*` variables for both services; they win over the caller's environment, not over what this class sets.
+        overrides: By name of a service (`indexer`, `query`), variables of its own that win over everything: where it finds the others, for example.
     """
 
-    def __init__(self, data_dir: Path, model_dir: Path, ports: Ports, *, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        model_dir: Path,
+        ports: Ports,
+        *,
+        settings: Mapping[str, str] | None = None,
+        overrides: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         self.data_dir = data_dir.resolve()
         self.model_dir = model_dir.resolve()
         self.ports = ports
         self._settings = dict(settings or {})
+        self._overrides = {service: dict(variables) for service, variables in (overrides or {}).items()}
         self.indexer_address = f"{_HOST}:{ports.indexer}"
         self.query_address = f"{_HOST}:{ports.query}"
         self.chroma_url = f"http://{_HOST}:{ports.chroma}"
         self.chroma = chroma_server(self.data_dir / "chroma", ports.chroma, self._log("chroma"))
-        self.indexer = self._service("indexer", self.indexer_address)
-        self.query = self._service("query", self.query_address)
+        self.indexer = self.another("indexer", "indexer", self.indexer_address, {})
+        self.query = self.another("query", "query", self.query_address, {})
 
     @property
     def processes(self) -> tuple[ManagedProcess, ManagedProcess, ManagedProcess]:
@@ -148,14 +160,24 @@ class Stack:
         """Kills the query service (SIGKILL)."""
         self.query.kill()
 
-    def _log(self, name: str) -> Path:
-        return self.data_dir / "logs" / f"{name}.log"
+    def another(self, service: str, name: str, address: str, variables: Mapping[str, str]) -> ManagedProcess:
+        """One more process of a service, set up as this stack's own, for example a second replica; whoever asks for it starts and stops it.
 
-    def _service(self, name: str, address: str) -> ManagedProcess:
+        Args:
+            service: `indexer` or `query`.
+            name: What messages and its log call it.
+            address: Where it says that it is ready, `host:port`.
+            variables: What is different for it: its ports and its folder, at least.
+        """
+
         async def ready() -> bool:
             return await is_ready(address)
 
-        return ManagedProcess(name, (sys.executable, "-m", f"services.{name}"), log=self._log(name), ready=ready, env=self._environment())
+        environment = {**self._environment(), **self._overrides.get(service, {}), **variables}
+        return ManagedProcess(name, (sys.executable, "-m", f"services.{service}"), log=self._log(name), ready=ready, env=environment)
+
+    def _log(self, name: str) -> Path:
+        return self.data_dir / "logs" / f"{name}.log"
 
     def _environment(self) -> dict[str, str]:
         ports = self.ports
@@ -170,9 +192,11 @@ class Stack:
             "KB_INDEXER_HOST": _HOST,
             "KB_INDEXER_PORT": str(ports.indexer),
             "KB_INDEXER_HTTP_PORT": str(ports.indexer_http),
+            "KB_INDEXER_HEALTH_PORT": str(ports.indexer_health),
             "KB_INDEXER_ADDRESS": self.indexer_address,
             "KB_QUERY_HOST": _HOST,
             "KB_QUERY_PORT": str(ports.query),
             "KB_QUERY_HTTP_PORT": str(ports.query_http),
+            "KB_QUERY_HEALTH_PORT": str(ports.query_health),
             "KB_LOG_FORMAT": self._settings.get("KB_LOG_FORMAT", os.environ.get("KB_LOG_FORMAT", "json")),
         }

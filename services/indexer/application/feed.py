@@ -62,8 +62,12 @@ class ChangeFeed:
             finally:
                 changed.cancel()
                 stopped.cancel()
+        self._raise_at_the_end()
+
+    def _raise_at_the_end(self) -> None:
+        """Called between events, so that the last one that a consumer gets is whole."""
         if self._stopping.is_set():
-            raise UnavailableError("the indexer is shutting down: watch again from the last cursor", component="change_feed")
+            raise UnavailableError("the indexer is shutting down: watch again from the last cursor", component="change_feed", reason="SHUTTING_DOWN")
 
     async def watch_project_list(self, cursor: Cursor | None) -> AsyncGenerator[FeedEvent, None]:
         """The feed of the project list, until the consumer ends it. Raises UnavailableError at shutdown."""
@@ -74,6 +78,7 @@ class ChangeFeed:
             yield Reset(reason, FeedStream.PROJECTS, here.epoch)
         last_sent = 0.0
         while True:
+            self._raise_at_the_end()
             changed = self._signals.event(Subject.PROJECT_LIST)
             batch = await self._catalog.project_list_batch(at, _PROJECTS_A_BATCH)
             if batch.range.end > at:
@@ -98,6 +103,7 @@ class ChangeFeed:
             yield reset
         last_sent, last_vectors = 0.0, None
         while True:
+            self._raise_at_the_end()
             changed = self._signals.event(key)
             here = await self._catalog.position(key)
             if here.deleted or here.epoch != project.epoch:

@@ -12,7 +12,7 @@ import orjson
 from services.indexer.application.chunking import cut
 from services.indexer.application.signals import Signals
 from services.indexer.application.subjects import Subject
-from services.indexer.ports import DocumentCatalog
+from services.indexer.ports import Disk, DocumentCatalog
 from services.indexer.records import PreparedDocument, ProjectKey, RequestKey, Written
 from services.indexer.sizes import MAX_DOCUMENT_BYTES, message_bytes
 from shared import consistency
@@ -57,13 +57,14 @@ def _fingerprint(candidates: Sequence[Candidate]) -> bytes:
 class Ingest:
     """The writing use cases of IndexerService."""
 
-    def __init__(self, catalog: DocumentCatalog, tokenizer: Tokenizer, signals: Signals) -> None:
+    def __init__(self, catalog: DocumentCatalog, tokenizer: Tokenizer, disk: Disk, signals: Signals) -> None:
         self._catalog = catalog
+        self._disk = disk
         self._tokenizer = tokenizer
         self._signals = signals
 
     async def upsert(self, project_id: ProjectId, candidates: Sequence[Candidate], request_id: str) -> Batch:
-        """Writes one batch. Raises NotFoundError; a document that is refused fails alone."""
+        """Writes one batch. Raises NotFoundError, ResourceExhaustedError; a document that is refused fails alone."""
         key, project = await self._catalog.find_project(project_id)
         prepared = await self._prepare(project, candidates)
         request = RequestKey(request_id, _fingerprint(candidates)) if request_id else None
@@ -101,7 +102,8 @@ class Ingest:
                     batch.cancel()
 
     async def _prepare(self, project: Project, candidates: Sequence[Candidate]) -> Sequence[Prepared]:
-        """Cuts and hashes what is not refused; refuses what is too large to be sent on."""
+        """Cuts and hashes what is not refused; refuses what is too large to be sent on. Raises ResourceExhaustedError while the disk is low."""
+        await self._disk.require_room()
 
         def prepare() -> list[Prepared]:
             return [

@@ -1,5 +1,7 @@
 """From the catalog to the vector store: adds the vectors of live chunks, deletes those of chunks that are gone, then moves the cursor.
 
+What the vector store refuses for good while it takes other chunks goes into quarantine, and the cursor moves past it (collection_writer.py).
+
 Every step may be repeated: adding what is there and deleting what is not change nothing. So the cursor is moved behind the data, and a crash
 between the two costs a repetition, never a vector.
 
@@ -14,6 +16,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from services.indexer.application.collection_writer import CollectionWriter
 from services.indexer.application.signals import Signals
 from services.indexer.application.subjects import Subject
 from services.indexer.application.worker import for_each
@@ -21,7 +24,6 @@ from services.indexer.ports import ProjectionCatalog
 from services.indexer.records import Advance, LaggingProject, ProjectionPage
 from shared.errors import CollectionNotFoundError
 from shared.observability import metrics, tracing
-from shared.observability.logging import get_logger
 from shared.ports import VectorWriter
 
 _CHUNKS_A_PAGE = 500
@@ -31,13 +33,13 @@ _PAGES_A_TURN = 20
 class Projector:
     """Keeps the vector store at the catalog's state."""
 
-    def __init__(self, catalog: ProjectionCatalog, store: VectorWriter, signals: Signals, *, write_timeout: float) -> None:
-        """`write_timeout` in seconds, for each call to the vector store."""
+    def __init__(self, catalog: ProjectionCatalog, store: VectorWriter, writer: CollectionWriter, signals: Signals, *, write_timeout: float) -> None:
+        """`store` makes and drops collections, `writer` fills them. `write_timeout` in seconds, for each call to the vector store."""
         self._catalog = catalog
         self._store = store
+        self._writer = writer
         self._signals = signals
         self._timeout = write_timeout
-        self._log = get_logger(__name__)
         self._tracer = tracing.get_tracer(__name__)
 
     async def step(self) -> bool:
@@ -92,12 +94,13 @@ class Projector:
             "projection.write", attributes={"kb.project": project.id, "kb.added": len(page.added), "kb.removed": len(page.removed)}
         ):
             try:
-                if page.added:
-                    await self._store.add(project.collection, page.added, page.vectors, timeout=self._timeout)
-                if page.removed:
-                    await self._store.delete(project.collection, page.removed, timeout=self._timeout)
+                async with self._writer.lock:
+                    if page.added:
+                        await self._writer.add(project, page.added, page.vectors)
+                    if page.removed:
+                        await self._writer.remove(project, page.removed)
             except CollectionNotFoundError:
-                await self._start_again(project)
+                await self._writer.start_again(project)
                 return Advance.SUPERSEDED
             metrics.PROJECTOR_CHUNKS.inc(len(page.added) + len(page.removed))
             if page.complete_to <= int(project.vector_sequence):
@@ -105,35 +108,3 @@ class Projector:
             advance = await self._catalog.advance(project, page.complete_to)
             self._signals.notify(project.key, *([Subject.PROJECT_LIST] if advance is Advance.REBUILT else []))
             return advance
-
-    async def verify_collections(self) -> bool:
-        """Looks whether the vector store holds what it was given; has what it lost written again. False: a look does it all.
-
-        Raises VectorStoreUnavailableError.
-        """
-        await for_each(await self._catalog.projected_projects(), self._verify)
-        return False
-
-    async def _verify(self, project: LaggingProject) -> None:
-        """Compares the number of vectors with the number of chunks, while nothing is being written."""
-        try:
-            count = await self._store.count(project.collection, timeout=self._timeout)
-        except CollectionNotFoundError:
-            await self._start_again(project)
-            return
-        here = await self._catalog.position(project.key)
-        at_rest = here.head == project.head and int(project.vector_sequence) == int(here.vector_sequence) == int(here.head)
-        if at_rest and not here.deleted and count != project.chunk_count:
-            self._log.warning(
-                "the vector store has another number of vectors than chunks", project=project.id, vectors=count, chunks=project.chunk_count
-            )
-            await self._start_again(project)
-
-    async def _start_again(self, project: LaggingProject) -> None:
-        """Has everything written to a new collection, unless somebody else has had that done."""
-        if not await self._catalog.restart(project):
-            return
-        self._log.warning(
-            "the vector store does not hold what it was given; writing it again from the catalog", project=project.id, collection=project.collection
-        )
-        self._signals.notify(project.key, Subject.PROJECT_LIST, Subject.EMBEDDED, Subject.DELETED)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from services.indexer.application import tokens
 from services.indexer.application.signals import Signals
 from services.indexer.application.subjects import Subject
-from services.indexer.ports import ProjectCatalog
+from services.indexer.ports import Disk, ProjectCatalog
 from services.indexer.records import NewProject, RequestKey
 from shared.domain import Project, ProjectId
 
@@ -16,12 +16,14 @@ from shared.domain import Project, ProjectId
 class Projects:
     """The use cases of ProjectService."""
 
-    def __init__(self, catalog: ProjectCatalog, signals: Signals) -> None:
+    def __init__(self, catalog: ProjectCatalog, disk: Disk, signals: Signals) -> None:
         self._catalog = catalog
+        self._disk = disk
         self._signals = signals
 
     async def create(self, project: NewProject, request_id: str) -> Project:
-        """Creates a project. Raises AlreadyExistsError."""
+        """Creates a project. Raises AlreadyExistsError, ResourceExhaustedError while the disk is low."""
+        await self._disk.require_room()
         request = RequestKey(request_id, hashlib.blake2b(repr(project).encode()).digest()) if request_id else None
         created = await self._catalog.create_project(project, request)
         self._signals.notify(Subject.PROJECT_LIST)
@@ -50,12 +52,14 @@ class Projects:
         self._signals.notify(key, Subject.PROJECT_LIST, Subject.DELETED)
         return documents
 
-    async def rebuild_vectors(self, project_id: ProjectId) -> Project:
+    async def rebuild_vectors(self, project_id: ProjectId, *, again: bool = False) -> Project:
         """Has the project's vectors written to the vector store again; returns it as it is then. Raises NotFoundError.
+
+        A rebuild that is under way goes on, unless the project is to be rebuilt `again`: its collection may be damaged, so that it never ends.
 
         Nothing is asked of the vector store here: the project gets a new, empty collection in the catalog, and the old one is noted to be
         dropped. The projector and the janitor do the rest when the vector store can be reached, after a crash too.
         """
-        key, project = await self._catalog.rebuild_vectors(project_id)
+        key, project = await self._catalog.rebuild_vectors(project_id, again=again)
         self._signals.notify(key, Subject.PROJECT_LIST, Subject.EMBEDDED, Subject.DELETED)
         return project

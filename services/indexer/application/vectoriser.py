@@ -9,27 +9,37 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.indexer.application.chunking import embedding_text
+from services.indexer.application.halving import Halved, halve, reason_of
 from services.indexer.application.signals import Signals
 from services.indexer.application.subjects import Subject
 from services.indexer.application.worker import for_each
-from services.indexer.ports import ProjectionCatalog
-from services.indexer.records import LaggingProject, UnembeddedChunk
+from services.indexer.ports import Disk, ProjectionCatalog
+from services.indexer.records import Failure, LaggingProject, UnembeddedChunk
 from shared.domain import Vectors
-from shared.errors import FailedPreconditionError
+from shared.errors import FailedPreconditionError, KnowledgeBeastError, UnavailableError
 from shared.observability import metrics, tracing
+from shared.observability.logging import get_logger
 from shared.ports import Embedder, Tokenizer
 
 # About half a second's work on two cores: large enough that the commit behind it costs nothing.
 _CHUNKS_A_STEP = 128
 # Two seconds' work, after which the next project has its turn.
 _STEPS_A_TURN = 4
+_PROBE = "Is the model in order?"
+
+_log = get_logger(__name__)
 
 
 class Vectoriser:
-    """Embeds what is not embedded. It needs the model and the catalog, not the vector store."""
+    """Embeds what is not embedded. It needs the model and the catalog, not the vector store.
 
-    def __init__(self, catalog: ProjectionCatalog, embedder: Embedder, tokenizer: Tokenizer, signals: Signals) -> None:
+    A text for which the model fails, though it works for others right then, goes into quarantine. While the disk is low nothing is embedded: vectors
+    take more room than the texts that they are made of.
+    """
+
+    def __init__(self, catalog: ProjectionCatalog, embedder: Embedder, tokenizer: Tokenizer, disk: Disk, signals: Signals) -> None:
         self._catalog = catalog
+        self._disk = disk
         self._embedder = embedder
         self._tokenizer = tokenizer
         self._signals = signals
@@ -38,9 +48,12 @@ class Vectoriser:
     async def step(self) -> bool:
         """Gives each project that has something to embed a turn of a few batches; True if there was any.
 
-        Raises UnavailableError when the model is missing, FailedPreconditionError when a project needs another one.
+        Raises UnavailableError when the model is missing or fails for everything, FailedPreconditionError when a project needs another one,
+        ResourceExhaustedError when the disk is low.
         """
         projects = await self._catalog.projects_to_embed()
+        if projects:
+            await self._disk.require_room()
         await for_each(projects, self._embed)
         return bool(projects)
 
@@ -58,14 +71,14 @@ class Vectoriser:
                 chunks, texts = await reading
                 if not chunks:
                     if step == 0:  # only deletions: the catalog has to find out that all is embedded
-                        await self._store(project, (), np.empty((0, 0), np.float32))
+                        await self._store(project, (), Halved([], []))
                     break
                 if step + 1 < _STEPS_A_TURN:
                     reading = asyncio.create_task(self._read(project, (chunks[-1].sequence, chunks[-1].key)))
-                vectors = await self._vectors(project, texts)
+                halved = await self._vectors(project, texts)
                 if storing is not None:
                     await storing
-                storing = asyncio.create_task(self._store(project, chunks, vectors))
+                storing = asyncio.create_task(self._store(project, chunks, halved))
             if storing is not None:
                 await storing
         finally:
@@ -80,14 +93,45 @@ class Vectoriser:
     def _texts(self, project: LaggingProject, chunks: Sequence[UnembeddedChunk]) -> list[str]:
         return [embedding_text(chunk.title, chunk.text, project.chunking, self._tokenizer) for chunk in chunks]
 
-    async def _vectors(self, project: LaggingProject, texts: Sequence[str]) -> Vectors:
+    async def _vectors(self, project: LaggingProject, texts: Sequence[str]) -> Halved[Vectors]:
         with self._tracer.start_as_current_span("projection.embed", attributes={"kb.project": project.id, "kb.chunks": len(texts)}):
             started = time.perf_counter()
-            vectors = await self._embedder.embed(texts)
+            halved = await halve(len(texts), lambda part: self._embed_texts(texts[part]), is_refusal=_is_refusal, probe=self._probe)
             metrics.EMBEDDING_DURATION.observe(time.perf_counter() - started)
             metrics.EMBEDDING_BATCH_SIZE.observe(len(texts))
-            return vectors
+            return halved
 
-    async def _store(self, project: LaggingProject, chunks: Sequence[UnembeddedChunk], vectors: Vectors) -> None:
-        await self._catalog.store_embeddings(project, [chunk.key for chunk in chunks], vectors)
+    async def _embed_texts(self, texts: Sequence[str]) -> Vectors:
+        vectors = await self._embedder.embed(texts)
+        if not np.isfinite(vectors).all():
+            raise ArithmeticError("the model's vector has numbers that are not finite")
+        return vectors
+
+    async def _probe(self, failure: Exception) -> None:
+        """Returns if the model works. Raises UnavailableError if it does not."""
+        try:
+            await self._embed_texts([_PROBE])
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            raise UnavailableError("the embedding model fails for every text; the log says how", component="embedding_model") from failure
+
+    async def _store(self, project: LaggingProject, chunks: Sequence[UnembeddedChunk], halved: Halved[Vectors]) -> None:
+        keys = [chunk.key for part, _ in halved.taken for chunk in chunks[part]]
+        vectors = np.concatenate([vectors for _, vectors in halved.taken]) if halved.taken else np.empty((0, 0), np.float32)
+        failures = [Failure(chunks[place].id, reason_of(error)) for place, error in halved.refused]
+        await self._catalog.store_embeddings(project, keys, vectors, failures)
+        if failures:
+            _log.warning(
+                "the model fails for texts and works for others: they are in quarantine",
+                project=project.id,
+                chunks=len(failures),
+                first=failures[0].chunk_id,
+                why=failures[0].reason,
+            )
         self._signals.notify(project.key, Subject.EMBEDDED)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """What the model raises for a text is anything: errors of its runtime have no common class. That it is not there is said by UnavailableError."""
+    return not isinstance(error, KnowledgeBeastError)

@@ -20,7 +20,7 @@ _BACKOFF = Backoff(initial=0.2, maximum=10.0)
 _log = get_logger(__name__)
 
 
-async def for_each(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
+async def for_each(items: Sequence[T], work: Callable[[T], Awaitable[object]]) -> None:
     """Does the work for every item, one after another; an item that fails does not keep the others waiting.
 
     If all failed, the first failure is raised, so that the caller backs off; else failures are logged, and the items have their turn again in
@@ -43,7 +43,7 @@ async def for_each(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> 
 class Worker:
     """Calls `step` until it has nothing left to do, then waits for the subject or for `idle_seconds`; backs off while it fails.
 
-    `step` returns whether there may be more to do. `failures` counts the failures in a row.
+    `step` returns whether there may be more to do; it is called first after `delay` seconds. `failures` counts the failures in a row.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Worker:
         signals: Signals,
         subject: Hashable,
         *,
+        delay: float = 0.0,
         idle_seconds: float = _IDLE_SECONDS,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
@@ -60,12 +61,14 @@ class Worker:
         self._step = step
         self._signals = signals
         self._subject = subject
+        self._delay = delay
         self._idle_seconds = idle_seconds
         self._on_failure = on_failure
         self.failures = 0
 
     async def run(self) -> None:
         """Runs until cancelled."""
+        await asyncio.sleep(self._delay)
         while True:
             changed = self._signals.event(self._subject)
             try:

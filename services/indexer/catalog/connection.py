@@ -59,13 +59,31 @@ def translated_errors() -> Iterator[None]:
     try:
         yield
     except apsw.FullError as error:
-        raise ResourceExhaustedError("the disk of the catalog is full: free space, then retry", retry_after=30.0, reason="DISK_FULL") from error
+        raise _disk_full() from error
+    except apsw.IOError as error:
+        # Only errors that SQLite itself raised have the attribute.
+        if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:  # the index of the log cannot grow: what a full disk says first
+            raise _disk_full() from error
+        raise UnavailableError("the catalog's file cannot be read or written", component="database", retry_after=10.0) from error
+    except UnicodeDecodeError as error:  # a text in which the disk has changed something
+        raise CorruptionError("a document of the catalog is damaged: write it again, or restore a backup") from error
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise CorruptionError(f"the catalog is damaged: {_HOW_TO_RESTORE}") from error
     except (apsw.BusyError, apsw.LockedError) as error:
         raise UnavailableError("the catalog is busy: retry", component="database") from error
-    except (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError) as error:
+    except (apsw.CantOpenError, apsw.ReadOnlyError) as error:
         raise UnavailableError("the catalog's file cannot be read or written", component="database", retry_after=10.0) from error
+
+
+def _disk_full() -> ResourceExhaustedError:
+    return ResourceExhaustedError("the disk of the catalog is full: free space, then retry", retry_after=30.0, reason="DISK_FULL")
+
+
+def disk_failed(error: BaseException) -> bool:
+    """Whether what was translated means that the file cannot be trusted from now on: a read, write or fsync failed, or its structure is wrong."""
+    if isinstance(error.__cause__, UnicodeDecodeError):
+        return False
+    return isinstance(error, CorruptionError) or (isinstance(error, UnavailableError) and isinstance(error.__cause__, apsw.IOError))
 
 
 class ExclusiveLock:

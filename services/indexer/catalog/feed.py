@@ -6,7 +6,7 @@ import apsw
 import numpy as np
 
 from services.indexer.catalog import clock, documents
-from services.indexer.catalog.rows import each, every, one
+from services.indexer.catalog.rows import each, every, first
 from services.indexer.records import Position, ProjectKey
 from services.indexer.sizes import message_bytes
 from shared.domain import (
@@ -21,6 +21,7 @@ from shared.domain import (
     VectorBatch,
     VectorSequence,
 )
+from shared.errors import NotFoundError
 
 # A batch ends with the document that brings it to this size: with the largest document that is accepted (MAX_DOCUMENT_BYTES) a message stays
 # below the transport's limit.
@@ -29,10 +30,12 @@ _BATCH_VECTORS = 1_000
 
 
 def position(connection: apsw.Connection, key: ProjectKey) -> Position:
-    """Where the feed stands now."""
-    row = one(
+    """Where the feed stands now. Raises NotFoundError when not even the tombstone of the project is left."""
+    row = first(
         connection, "SELECT epoch, head, floor, embedded_sequence, vector_sequence, generation, deleted FROM project WHERE key = ?", (key.value,)
     )
+    if row is None:
+        raise NotFoundError("the project was deleted", reason="PROJECT_NOT_FOUND")
     return Position(row[0], SequenceNumber(row[1]), SequenceNumber(row[2]), VectorSequence(row[3]), VectorSequence(row[4]), row[5], bool(row[6]))
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import apsw
 import numpy as np
 
+from services.indexer.catalog import quarantine
 from services.indexer.catalog.projects import begin_rebuild, by_key, key_of, next_generation, set_state
 from services.indexer.catalog.rows import Row, each, every, first, one
-from services.indexer.records import Advance, LaggingProject, ProjectionPage, ProjectKey, UnembeddedChunk
+from services.indexer.records import Advance, Failure, LaggingProject, ProjectionPage, ProjectKey, QuarantineStage, UnembeddedChunk
 from shared.domain import (
     ChunkId,
     ChunkingSettings,
@@ -23,8 +24,8 @@ from shared.domain import (
 )
 
 _PROJECT = (
-    "SELECT key, id, generation, epoch, embedding_model, max_tokens, overlap_tokens, chunk_count, head, embedded_sequence, vector_sequence"
-    " FROM project"
+    "SELECT key, id, generation, epoch, embedding_model, max_tokens, overlap_tokens, chunk_count, head, embedded_sequence, vector_sequence,"
+    " (SELECT count(*) FROM quarantine WHERE quarantine.project_key = project.key AND quarantine.held) FROM project"
 )
 
 
@@ -37,6 +38,7 @@ def _lagging(row: Row) -> LaggingProject:  # a row of _PROJECT
         embedding_model=row[4],
         chunking=ChunkingSettings(row[5], row[6]),
         chunk_count=row[7],
+        held_count=row[11],
         head=SequenceNumber(row[8]),
         embedded_sequence=VectorSequence(row[9]),
         vector_sequence=VectorSequence(row[10]),
@@ -58,6 +60,11 @@ def projected_projects(connection: apsw.Connection) -> list[LaggingProject]:
     return [_lagging(row) for row in each(connection, f"{_PROJECT} WHERE deleted = 0 AND vector_sequence > 0")]
 
 
+def projected_project(connection: apsw.Connection, project_id: ProjectId) -> LaggingProject:
+    """One project, whether it has something in the vector store or not. Raises NotFoundError."""
+    return _lagging(one(connection, f"{_PROJECT} WHERE key = ?", (key_of(connection, project_id).value,)))
+
+
 def total_lag(connection: apsw.Connection) -> int:
     """Changes that are not in the vector store, all projects together."""
     row = one(connection, "SELECT sum(head - vector_sequence) FROM project WHERE deleted = 0")
@@ -65,30 +72,37 @@ def total_lag(connection: apsw.Connection) -> int:
 
 
 def unembedded(connection: apsw.Connection, project: LaggingProject, limit: int, after: tuple[int, int]) -> list[UnembeddedChunk]:
-    """Live chunks without a vector behind a position `(sequence, chunk key)`, the oldest first."""
+    """Live chunks without a vector behind a position `(sequence, chunk key)`, the oldest first; those in quarantine are left out."""
     rows = every(
         connection,
-        "SELECT chunk.sequence, chunk.key, chunk.document_key, chunk.start_offset, chunk.end_offset"
+        "SELECT chunk.sequence, chunk.key, chunk.id, chunk.document_key, chunk.start_offset, chunk.end_offset"
         " FROM chunk LEFT JOIN embedding ON embedding.chunk_key = chunk.key"
         " WHERE chunk.project_key = ? AND (chunk.sequence, chunk.key) > (?, ?) AND chunk.live AND embedding.chunk_key IS NULL"
-        " ORDER BY chunk.sequence, chunk.key LIMIT ?",
+        " AND NOT EXISTS (SELECT 1 FROM held_chunk WHERE held_chunk.chunk_key = chunk.key) ORDER BY chunk.sequence, chunk.key LIMIT ?",
         (project.key.value, *max(after, (int(project.embedded_sequence) + 1, 0)), limit),
     )
-    sources = {key: one(connection, "SELECT title, text FROM document WHERE key = ?", (key,)) for key in {row[2] for row in rows}}
+    sources = {key: one(connection, "SELECT title, text FROM document WHERE key = ?", (key,)) for key in {row[3] for row in rows}}
     return [
-        UnembeddedChunk(sequence, key, sources[document_key][0], sources[document_key][1][start:end])
-        for sequence, key, document_key, start, end in rows
+        UnembeddedChunk(sequence, key, ChunkId(chunk_id), sources[document_key][0], sources[document_key][1][start:end])
+        for sequence, key, chunk_id, document_key, start, end in rows
     ]
 
 
-def store_embeddings(connection: apsw.Connection, project: LaggingProject, chunk_keys: Sequence[int], vectors: Vectors) -> VectorSequence:
-    """Keeps vectors and moves the embedded sequence as far as it is complete. Chunks that were purged meanwhile are passed over."""
+def store_embeddings(
+    connection: apsw.Connection, project: LaggingProject, chunk_keys: Sequence[int], vectors: Vectors, failures: Sequence[Failure] = ()
+) -> VectorSequence:
+    """Keeps vectors, puts what could not be embedded into quarantine, and moves the embedded sequence as far as it is complete.
+
+    Chunks that were purged meanwhile are passed over.
+    """
+    quarantine.hold(connection, project.key, QuarantineStage.EMBEDDING, failures)
     rows = [(key, vector.astype("<f4").tobytes()) for key, vector in zip(chunk_keys, vectors, strict=True)]
     connection.executemany("INSERT INTO embedding (chunk_key, vector) SELECT key, ?2 FROM chunk WHERE key = ?1 ON CONFLICT DO NOTHING", rows)
     missing = first(
         connection,
         "SELECT chunk.sequence FROM chunk LEFT JOIN embedding ON embedding.chunk_key = chunk.key"
-        " WHERE chunk.project_key = ? AND chunk.sequence > ? AND chunk.live AND embedding.chunk_key IS NULL ORDER BY chunk.sequence LIMIT 1",
+        " WHERE chunk.project_key = ? AND chunk.sequence > ? AND chunk.live AND embedding.chunk_key IS NULL"
+        " AND NOT EXISTS (SELECT 1 FROM held_chunk WHERE held_chunk.chunk_key = chunk.key) ORDER BY chunk.sequence LIMIT 1",
         (project.key.value, project.embedded_sequence),
     )
     row = one(
@@ -100,14 +114,16 @@ def store_embeddings(connection: apsw.Connection, project: LaggingProject, chunk
 
 
 def projection_page(connection: apsw.Connection, project: LaggingProject, position: tuple[int, int], limit: int) -> ProjectionPage:
-    """What comes after `position`, at most `limit` chunks, no further than the embedded sequence."""
+    """What comes after `position`, at most `limit` chunks, no further than the embedded sequence; chunks in quarantine are passed over."""
     rows = every(
         connection,
-        "SELECT chunk.id, chunk.live, chunk.sequence, chunk.key, embedding.vector FROM chunk LEFT JOIN embedding ON embedding.chunk_key = chunk.key"
+        "SELECT chunk.id, chunk.live, chunk.sequence, chunk.key, embedding.vector,"
+        " EXISTS (SELECT 1 FROM held_chunk WHERE held_chunk.chunk_key = chunk.key)"
+        " FROM chunk LEFT JOIN embedding ON embedding.chunk_key = chunk.key"
         " WHERE chunk.project_key = ? AND (chunk.sequence, chunk.key) > (?, ?) AND chunk.sequence <= ? ORDER BY chunk.sequence, chunk.key LIMIT ?",
         (project.key.value, *position, project.embedded_sequence, limit),
     )
-    live = [row for row in rows if row[1]]
+    live = [row for row in rows if row[1] and not row[5]]
     complete = len(rows) < limit
     last = (int(rows[-1][2]), int(rows[-1][3])) if rows else position
     return ProjectionPage(
@@ -119,10 +135,11 @@ def projection_page(connection: apsw.Connection, project: LaggingProject, positi
     )
 
 
-def advance(connection: apsw.Connection, project: LaggingProject, sequence: SequenceNumber) -> Advance:
+def advance(connection: apsw.Connection, project: LaggingProject, sequence: SequenceNumber) -> tuple[Advance, int]:
     """Every change up to `sequence` is in the vector store: says so, and drops the chunks that were only kept to be deleted there.
 
-    Nothing of that happens if the project's collection is another one by now. The end of a rebuild is told by the project list's feed.
+    Nothing of that happens if the project's collection is another one by now. The end of a rebuild is told by the project list's feed. The second
+    value is how many chunks have been written with that which had been in quarantine.
     """
     row = first(
         connection,
@@ -130,17 +147,18 @@ def advance(connection: apsw.Connection, project: LaggingProject, sequence: Sequ
         (project.key.value, project.generation),
     )
     if row is None:
-        return Advance.SUPERSEDED
+        return Advance.SUPERSEDED, 0
     before, state, target = row
     connection.execute("UPDATE project SET vector_sequence = max(vector_sequence, ?) WHERE key = ?", (sequence, project.key.value))
     # Those before were dropped when the sequence was moved there: looking at them again with every page would take the longer the more there are.
     connection.execute(
         "DELETE FROM chunk WHERE project_key = ? AND sequence > ? AND sequence <= ? AND live = 0", (project.key.value, before, sequence)
     )
+    released = quarantine.release(connection, project.key, sequence)
     if state == ProjectState.REBUILDING.value and sequence >= target:
         set_state(connection, project.key, ProjectState.ACTIVE)
-        return Advance.REBUILT
-    return Advance.DONE
+        return Advance.REBUILT, released
+    return Advance.DONE, released
 
 
 def restart(connection: apsw.Connection, key: ProjectKey, generation: int) -> bool:
@@ -158,10 +176,10 @@ def restart(connection: apsw.Connection, key: ProjectKey, generation: int) -> bo
     return True
 
 
-def rebuild(connection: apsw.Connection, project_id: ProjectId) -> tuple[ProjectKey, Project]:
-    """Restarts a project, unless it is being rebuilt; returns it as it is then. Raises NotFoundError."""
+def rebuild(connection: apsw.Connection, project_id: ProjectId, *, again: bool) -> tuple[ProjectKey, Project]:
+    """Restarts a project, one that is being rebuilt only `again`; returns it as it is then. Raises NotFoundError."""
     key = key_of(connection, project_id)
     project = by_key(connection, key)
-    if project.state is not ProjectState.REBUILDING:
+    if again or project.state is not ProjectState.REBUILDING:
         restart(connection, key, project.generation)
     return key, by_key(connection, key)

@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 import orjson
 
-from services.indexer.catalog import clock
+from services.indexer.catalog import clock, quarantine
 from services.indexer.catalog.rows import Row, each, every, first, one
 from services.indexer.records import NewProject, ProjectKey
 from shared.domain import (
@@ -105,6 +105,7 @@ def begin_rebuild(connection: apsw.Connection, key: ProjectKey) -> None:
     The project is being rebuilt until its vectors are where they were, or where they were to be when a rebuild is under way. One without
     vectors has nothing to rebuild.
     """
+    quarantine.try_again_in_new_collection(connection, key)
     connection.execute(
         "UPDATE project SET vector_sequence = 0, rebuild_target = max(vector_sequence, iif(state = ?, rebuild_target, 0)) WHERE key = ?",
         (ProjectState.REBUILDING.value, key.value),

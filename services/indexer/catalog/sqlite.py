@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import apsw
 import orjson
 
-from services.indexer.catalog import clock, documents, feed, housekeeping, projection, projects, requests
+from services.indexer.catalog import clock, digest, documents, feed, housekeeping, projection, projects, quarantine, requests, scrubbing, verification
 from services.indexer.catalog.connection import ExclusiveLock, check_integrity, open_connection, require_safe_sqlite
 from services.indexer.catalog.migrations import migrate
 from services.indexer.catalog.readers import Readers
-from services.indexer.catalog.writer import Writer
+from services.indexer.catalog.writer import Step, Writer, no_step
 from services.indexer.records import (
     Advance,
+    ChunkPage,
     DeletedProject,
+    Failure,
     LaggingProject,
     NewProject,
     Position,
     PreparedDocument,
     ProjectionPage,
     ProjectKey,
+    QuarantinedChunk,
+    QuarantineStage,
     RequestKey,
+    StoredDocument,
     UnembeddedChunk,
     Written,
 )
+from services.indexer.sizes import memory_bytes
+from shared.digest import ProjectDigest, SequenceRange
 from shared.domain import (
+    ChunkId,
     Cursor,
     Document,
     DocumentBatch,
@@ -42,11 +50,13 @@ from shared.domain import (
     Vectors,
     VectorSequence,
 )
+from shared.observability import metrics
 from shared.observability.logging import get_logger
 
 T = TypeVar("T")
 
 _READERS = 4
+_QUEUE_BYTES = 128 * 1024 * 1024
 # Whoever puts an older copy of the catalog in place puts an empty file of this name beside it.
 RESTORED_MARKER = "catalog.restored"
 
@@ -67,8 +77,13 @@ class SqliteCatalog:
         self._readers = readers
 
     @classmethod
-    def open(cls, folder: Path) -> SqliteCatalog:
+    def open(cls, folder: Path, *, queue_bytes: int = _QUEUE_BYTES, step: Step = no_step) -> SqliteCatalog:
         """Opens or creates `folder/catalog.db`, checks it and brings it up to date. Blocks; call it in a thread.
+
+        Args:
+            folder: Of the catalog's files.
+            queue_bytes: Of documents that wait to be committed, at most.
+            step: Called after each step of a commit that a crash could follow, with its name, in the writer's thread.
 
         Raises ConfigurationError if another process has it or a newer version wrote it, CorruptionError if it is damaged.
         """
@@ -91,7 +106,7 @@ class SqliteCatalog:
         except BaseException:
             lock.release()
             raise
-        return cls(path, lock, Writer(connection), Readers(path, _READERS))
+        return cls(path, lock, Writer(connection, max_bytes=queue_bytes, step=step), Readers(path, _READERS))
 
     async def close(self) -> None:
         """Finishes queued writes and closes the file."""
@@ -102,8 +117,13 @@ class SqliteCatalog:
     async def _read(self, read: Callable[[apsw.Connection], T]) -> T:
         return await self._readers.run(read)
 
-    def _write(self, write: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
-        return self._writer.submit(write)
+    def _write(self, write: Callable[[apsw.Connection], T], size: int = 0) -> asyncio.Future[T]:
+        return self._writer.submit(write, size)
+
+    async def watch(self) -> NoReturn:
+        """Waits until the disk fails, and raises what must end the process: UnavailableError (reason DISK_FAILED)."""
+        await asyncio.wrap_future(self._writer.failed)
+        raise AssertionError("the writer's failure has no result")
 
     async def probe(self) -> None:
         """Writes and commits a little. Raises what a write would raise."""
@@ -148,9 +168,9 @@ class SqliteCatalog:
         """See ProjectCatalog."""
         return await self._write(lambda connection: projects.delete(connection, project_id, etag=etag))
 
-    async def rebuild_vectors(self, project_id: ProjectId) -> tuple[ProjectKey, Project]:
+    async def rebuild_vectors(self, project_id: ProjectId, *, again: bool = False) -> tuple[ProjectKey, Project]:
         """See ProjectCatalog."""
-        return await self._write(lambda connection: projection.rebuild(connection, project_id))
+        return await self._write(lambda connection: projection.rebuild(connection, project_id, again=again))
 
     # --- documents
 
@@ -180,7 +200,7 @@ class SqliteCatalog:
                 requests.remember(connection, project_id, request.id, request.fingerprint, answer)
             return written, head
 
-        return self._write(job)
+        return self._write(job, sum(map(memory_bytes, prepared)))
 
     async def delete_documents(
         self, key: ProjectKey, targets: Sequence[tuple[DocumentId, SequenceNumber | None]], trace: TraceContext
@@ -228,6 +248,10 @@ class SqliteCatalog:
         """See FeedCatalog."""
         return await self._read(lambda connection: feed.vector_batch(connection, key, after, position, up_to))
 
+    async def digest(self, key: ProjectKey, wanted: SequenceRange | None, parts: int, *, named: bool, unsent: bool) -> ProjectDigest:
+        """See FeedCatalog."""
+        return await self._read(lambda connection: digest.digest(connection, key, wanted, parts, named=named, unsent=unsent))
+
     # --- the projection
 
     async def projects_to_embed(self) -> Sequence[LaggingProject]:
@@ -250,9 +274,18 @@ class SqliteCatalog:
         """See ProjectionCatalog."""
         return await self._read(lambda connection: projection.unembedded(connection, project, limit, after))
 
-    async def store_embeddings(self, project: LaggingProject, chunk_keys: Sequence[int], vectors: Vectors) -> VectorSequence:
+    async def store_embeddings(
+        self, project: LaggingProject, chunk_keys: Sequence[int], vectors: Vectors, failures: Sequence[Failure] = ()
+    ) -> VectorSequence:
         """See ProjectionCatalog."""
-        return await self._write(lambda connection: projection.store_embeddings(connection, project, chunk_keys, vectors))
+        sequence = await self._write(lambda connection: projection.store_embeddings(connection, project, chunk_keys, vectors, failures))
+        metrics.QUARANTINE_EVENTS.labels("quarantined").inc(len(failures))
+        return sequence
+
+    async def quarantine(self, project: LaggingProject, failures: Sequence[Failure]) -> None:
+        """See ProjectionCatalog."""
+        held = await self._write(lambda connection: quarantine.hold(connection, project.key, QuarantineStage.VECTOR_STORE, failures))
+        metrics.QUARANTINE_EVENTS.labels("quarantined").inc(held)
 
     async def projection_page(self, project: LaggingProject, position: tuple[int, int], limit: int) -> ProjectionPage:
         """See ProjectionCatalog."""
@@ -260,11 +293,70 @@ class SqliteCatalog:
 
     async def advance(self, project: LaggingProject, sequence: SequenceNumber) -> Advance:
         """See ProjectionCatalog."""
-        return await self._write(lambda connection: projection.advance(connection, project, sequence))
+        advance, released = await self._write(lambda connection: projection.advance(connection, project, sequence))
+        metrics.QUARANTINE_EVENTS.labels("released").inc(released)
+        return advance
 
     async def restart(self, project: LaggingProject) -> bool:
         """See ProjectionCatalog."""
         return await self._write(lambda connection: projection.restart(connection, project.key, project.generation))
+
+    # --- quarantine
+
+    async def quarantined_chunks(self, project_id: ProjectId | None, after: int, limit: int) -> tuple[Sequence[QuarantinedChunk], int | None]:
+        """See QuarantineCatalog."""
+
+        def read(connection: apsw.Connection) -> tuple[Sequence[QuarantinedChunk], int | None]:
+            return quarantine.page(connection, None if project_id is None else projects.key_of(connection, project_id), after, limit)
+
+        return await self._read(read)
+
+    async def count_quarantined(self) -> Mapping[QuarantineStage, int]:
+        """See QuarantineCatalog."""
+        return await self._read(quarantine.counts)
+
+    async def retry_quarantined(self, project_id: ProjectId, chunk_ids: Sequence[ChunkId]) -> tuple[ProjectKey, int]:
+        """See QuarantineCatalog."""
+
+        def job(connection: apsw.Connection) -> tuple[ProjectKey, int]:
+            key = projects.key_of(connection, project_id)
+            return key, quarantine.retry(connection, key, chunk_ids)
+
+        key, retried = await self._write(job)
+        metrics.QUARANTINE_EVENTS.labels("retried").inc(retried)
+        return key, retried
+
+    # --- verification
+
+    async def projected_project(self, project_id: ProjectId) -> LaggingProject:
+        """See VerificationCatalog."""
+        return await self._read(lambda connection: projection.projected_project(connection, project_id))
+
+    async def expected_page(self, project: LaggingProject, position: tuple[int, int], limit: int) -> ChunkPage:
+        """See VerificationCatalog."""
+        return await self._read(lambda connection: verification.expected_page(connection, project, position, limit))
+
+    async def expected_vectors(self, project: LaggingProject, chunk_ids: Collection[ChunkId]) -> tuple[Sequence[ChunkId], Vectors]:
+        """See VerificationCatalog."""
+        return await self._read(lambda connection: verification.expected_vectors(connection, project, chunk_ids))
+
+    async def unknown_chunks(self, project: LaggingProject, chunk_ids: Collection[ChunkId]) -> Sequence[ChunkId]:
+        """See VerificationCatalog."""
+        return await self._read(lambda connection: verification.unknown_chunks(connection, project, chunk_ids))
+
+    async def known_collections(self, project_id: ProjectId) -> Collection[str]:
+        """See VerificationCatalog."""
+        return await self._read(lambda connection: verification.known_collections(connection, project_id))
+
+    # --- scrubbing
+
+    async def stored_page(self, after: int, limit: int) -> Sequence[StoredDocument]:
+        """See ScrubCatalog."""
+        return await self._read(lambda connection: scrubbing.stored_page(connection, after, limit))
+
+    async def mark_damaged(self, keys: Collection[int]) -> None:
+        """See ScrubCatalog."""
+        await self._write(lambda connection: scrubbing.mark_damaged(connection, keys))
 
     # --- housekeeping
 

@@ -4,6 +4,10 @@ Jobs that arrive while a commit is under way wait and go into the next transacti
 fails is rolled back alone. A job's future is resolved after the commit that holds it, so a result is a promise that the change is on disk.
 Cancelling the caller withdraws a job that has not begun; one that has goes on. Whether it was committed is then unknown to the caller, as
 with any lost answer.
+
+When the disk fails, the writer ends, and `failed` says so: see docs/adr/0015-quarantine-and-fail-stop.md. After an fsync that failed nobody knows
+what is on disk, and asking again may be answered with success although it is not (the kernel forgets the pages it could not write). A full disk is
+no such failure: SQLite undoes the transaction, and the next one is tried.
 """
 
 from __future__ import annotations
@@ -15,15 +19,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import apsw
 
-from services.indexer.catalog.connection import translated_errors
-from shared.errors import UnavailableError
+from services.indexer.catalog.connection import disk_failed, translated_errors
+from shared.errors import KnowledgeBeastError, ResourceExhaustedError, UnavailableError
 from shared.observability import metrics
+from shared.observability.logging import get_logger
 
 T = TypeVar("T")
+Step = Callable[[str], None]
 
 # Enough to amortise the fsync, few enough that one transaction stays short.
 _MAX_JOBS_A_COMMIT = 64
@@ -31,43 +37,74 @@ _MAX_QUEUED_JOBS = 1_024
 # Checkpointing in the writer keeps the log from growing without a bound; 4,000 pages are 16 MB.
 _CHECKPOINT_PAGES = 4_000
 
+_log = get_logger(__name__)
+
+
+def no_step(name: str) -> None:
+    """What is called after each step of a write when nobody looks in."""
+
 
 @dataclass(slots=True)
 class _Job:
     run: Callable[[apsw.Connection], Any]
     future: Future[Any]
+    size: int
     result: Any = None
 
 
 class Writer:
-    """Runs jobs one after another on the catalog's only writing connection."""
+    """Runs jobs one after another on the catalog's only writing connection.
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    Args:
+        connection: The writer's own from now on.
+        max_bytes: Of what waits to be committed. A job that is larger alone is taken when nothing else waits.
+        step: Called in the thread after each step of a commit that a crash could follow, with its name.
+
+    Attributes:
+        failed: Fails with what ended the writer, if the disk does; it never has a result.
+    """
+
+    def __init__(self, connection: apsw.Connection, *, max_bytes: int, step: Step = no_step) -> None:
         self._connection = connection
-        self._connection.wal_autocheckpoint(_CHECKPOINT_PAGES)
+        # By hand instead of SQLite's own: that would do it before the commit is acknowledged, and keep to itself that it failed.
+        self._connection.set_wal_hook(self._committed)
+        self._log_pages = 0
+        self._max_bytes = max_bytes
+        self._step = step
         self._queue: queue.Queue[_Job | None] = queue.Queue(_MAX_QUEUED_JOBS)
+        self._waiting = 0
+        self._lock = threading.Lock()  # of `_waiting` and of what makes a job the last one
         self._closed = False
+        self.failed: Future[NoReturn] = Future()
+        self.failed.set_running_or_notify_cancel()  # so that nobody who stops waiting for it cancels it
         self._thread = threading.Thread(target=self._loop, name="catalog-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, run: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
+    def submit(self, run: Callable[[apsw.Connection], T], size: int = 0) -> asyncio.Future[T]:
         """Queues a job; the future has its result once it is committed. Jobs are committed in the order they were submitted.
 
-        Raises UnavailableError if the queue is full or the writer is closed; the future fails with what the job or the commit raised.
+        `size` is what the job holds in memory, in bytes. Raises ResourceExhaustedError if too much waits, UnavailableError if the writer is closed
+        or has ended; the future fails with what the job or the commit raised.
         """
-        if self._closed:
-            raise UnavailableError("the indexer is shutting down: retry", component="database")
-        job = _Job(run, Future())
-        try:
-            self._queue.put_nowait(job)
-        except queue.Full as error:
-            raise UnavailableError("too many writes are waiting: retry", component="database") from error
+        job = _Job(run, Future(), size)
+        with self._lock:
+            if self._closed:
+                raise _closed()
+            if size and self._waiting and self._waiting + size > self._max_bytes:  # what holds nothing, a delete, a cursor, need not wait for room
+                raise ResourceExhaustedError("too many writes are waiting to be committed: retry", reason="OVERLOADED")
+            try:
+                self._queue.put_nowait(job)
+            except queue.Full as error:
+                raise ResourceExhaustedError("too many writes are waiting to be committed: retry", reason="OVERLOADED") from error
+            self._waiting += size
         return asyncio.wrap_future(job.future)
 
     def close(self) -> None:
         """Commits what is queued, then stops. Blocks until done."""
-        self._closed = True
-        self._queue.put(None)
+        with self._lock:
+            ended, self._closed = self._closed, True
+        if not ended:
+            self._queue.put(None)
         self._thread.join()
         self._connection.close()
 
@@ -81,10 +118,20 @@ class Writer:
                 except queue.Empty:
                     break
             stopping = None in jobs
-            self._commit([job for job in jobs if job is not None and job.future.set_running_or_notify_cancel()])
+            taken = [job for job in jobs if job is not None]
+            try:
+                self._commit([job for job in taken if job.future.set_running_or_notify_cancel()])
+                if self._log_pages >= _CHECKPOINT_PAGES:
+                    self._checkpoint()
+            except Exception as error:  # noqa: BLE001 - whatever it is: a thread that ends in silence would leave its callers waiting for ever
+                self._end(error)
+                return
+            finally:
+                with self._lock:
+                    self._waiting -= sum(job.size for job in taken)
 
     def _commit(self, jobs: list[_Job]) -> None:
-        """Runs the jobs in one transaction and resolves their futures."""
+        """Runs the jobs in one transaction and resolves their futures. Raises what the disk's failure is, with all of them failed."""
         if not jobs:
             return
         started = time.perf_counter()
@@ -93,19 +140,25 @@ class Writer:
                 self._connection.execute("BEGIN IMMEDIATE")
                 try:
                     done = [job for job in jobs if self._run(job)]
+                    self._step("written")
                     self._connection.execute("COMMIT")
                 finally:
                     if self._connection.in_transaction:
                         self._connection.execute("ROLLBACK")
-        except Exception as error:  # noqa: BLE001 - whatever it is, every caller must hear of it and the thread must live on
+        except Exception as error:
+            fatal = disk_failed(error)
             for job in jobs:
                 if not job.future.done():
-                    job.future.set_exception(error)
+                    job.future.set_exception(_unknown() if fatal else error)
+            if fatal:
+                raise
             return
+        self._step("committed")
         metrics.CATALOG_COMMIT_DURATION.observe(time.perf_counter() - started)
         metrics.CATALOG_COMMIT_SIZE.observe(len(done))
         for job in done:
             job.future.set_result(job.result)
+        self._step("acknowledged")
 
     def _run(self, job: _Job) -> bool:
         """Runs one job in its savepoint. True if it is to be committed; else its future has failed."""
@@ -113,8 +166,54 @@ class Writer:
             with translated_errors(), self._connection:
                 job.result = job.run(self._connection)
         except Exception as error:
-            if not self._connection.in_transaction:  # SQLite itself gave the whole transaction up, for example on a full disk
+            # SQLite itself gave the whole transaction up, for example on a full disk; or the file cannot be trusted any more.
+            if not self._connection.in_transaction or disk_failed(error):
                 raise
             job.future.set_exception(error)
             return False
         return True
+
+    def _committed(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
+        """Called by SQLite after each commit with the length of its log."""
+        self._log_pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self) -> None:
+        """Copies the log into the database, so that the log can begin anew. Raises what the disk's failure is.
+
+        On a full disk the log stays as it is, which loses nothing; the next commit tries again.
+        """
+        self._log_pages = 0
+        try:
+            with translated_errors():
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except KnowledgeBeastError as error:
+            if disk_failed(error):
+                raise
+            _log.warning("the catalog's log could not be copied into the database", reason=error.reason, error=error.message)
+        self._step("checkpointed")
+
+    def _end(self, error: BaseException) -> None:
+        """Takes nothing more, fails what waits, and says so; nothing more is written to the file, not even when the connection is closed."""
+        self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        with self._lock:
+            self._closed = True
+        while not self._queue.empty():
+            job = self._queue.get_nowait()
+            if job is not None and job.future.set_running_or_notify_cancel():
+                job.future.set_exception(_closed())
+        failure = UnavailableError(
+            "the catalog's disk failed: what was acknowledged is as safe as the disk is, nothing more is taken; see to the disk, then start again",
+            component="database",
+            reason="DISK_FAILED",
+        )
+        failure.__cause__ = error
+        self.failed.set_exception(failure)
+
+
+def _closed() -> UnavailableError:
+    return UnavailableError("the indexer is shutting down: retry", component="database")
+
+
+def _unknown() -> UnavailableError:
+    return UnavailableError("the catalog's disk failed; whether the write is there is not known: retry", component="database", reason="DISK_FAILED")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from services.indexer.application.ingest import Batch
-from services.indexer.records import Written
+from services.indexer.application.reconciler import Findings, Progress
+from services.indexer.records import QuarantinedChunk, QuarantineStage, Written
+from shared.digest import ProjectDigest
 from shared.domain import (
     Chunk,
     Document,
@@ -22,7 +24,8 @@ from shared.domain import (
     VectorBatch,
 )
 from shared.gen.knowledgebeast.common.v1 import types_pb2
-from shared.gen.knowledgebeast.indexer.v1 import change_feed_pb2, indexer_pb2, project_pb2
+from shared.gen.knowledgebeast.indexer.v1 import change_feed_pb2, indexer_pb2, maintenance_pb2, project_pb2
+from shared.rpc import verification
 from shared.rpc.convert import struct_from_metadata, timestamp
 from shared.rpc.status import item_error
 
@@ -35,6 +38,10 @@ _REASONS = {
     ResetReason.EPOCH_CHANGED: change_feed_pb2.Reset.REASON_EPOCH_CHANGED,
     ResetReason.AHEAD_OF_HEAD: change_feed_pb2.Reset.REASON_AHEAD_OF_HEAD,
     ResetReason.COMPACTED: change_feed_pb2.Reset.REASON_COMPACTED,
+}
+_STAGES = {
+    QuarantineStage.EMBEDDING: maintenance_pb2.QuarantinedChunk.STAGE_EMBEDDING,
+    QuarantineStage.VECTOR_STORE: maintenance_pb2.QuarantinedChunk.STAGE_VECTOR_STORE,
 }
 _STREAMS = {
     FeedStream.PROJECTS: change_feed_pb2.Reset.STREAM_PROJECTS,
@@ -129,6 +136,55 @@ def feed_event(event: FeedEvent) -> change_feed_pb2.WatchChangesResponse:
                     vectors=[change_feed_pb2.ChunkVector(chunk_id=chunk_id, values=vector.astype("<f4").tobytes()) for chunk_id, vector in pairs],
                 )
             )
+
+
+def digest(value: ProjectDigest) -> change_feed_pb2.GetDigestResponse:
+    """What a copy is compared with."""
+    return change_feed_pb2.GetDigestResponse(
+        epoch=value.epoch,
+        head_sequence=value.head,
+        parts=[
+            change_feed_pb2.Digest(
+                range=change_feed_pb2.SequenceRange(from_sequence=part.range.start, to_sequence=part.range.end),
+                document_count=part.document_count,
+                chunk_count=part.chunk_count,
+                checksum=part.checksum,
+            )
+            for part in value.parts
+        ],
+        documents=[
+            change_feed_pb2.DigestDocument(id=each.id, sequence=each.sequence, chunk_count=each.chunk_count, checksum=each.checksum)
+            for each in value.documents
+        ],
+        embedded_sequence=value.embedded,
+        unsent_chunk_ids=value.unsent,
+    )
+
+
+def verification_step(value: Progress | Findings) -> maintenance_pb2.VerifyVectorsResponse:
+    """How far a comparison is, or what it has found."""
+    if isinstance(value, Progress):
+        progress = maintenance_pb2.VerifyProgress(compared_chunks=value.compared, total_chunks=value.total)
+        return maintenance_pb2.VerifyVectorsResponse(progress=progress)
+    return maintenance_pb2.VerifyVectorsResponse(
+        result=maintenance_pb2.VerifyVectorsResult(
+            verification=verification.encode(value.verification), orphaned_collections=value.orphans, quarantined_chunks=value.held
+        )
+    )
+
+
+def quarantined_chunk(value: QuarantinedChunk) -> maintenance_pb2.QuarantinedChunk:
+    """A chunk in quarantine."""
+    return maintenance_pb2.QuarantinedChunk(
+        project_id=value.project_id,
+        document_id=value.document_id,
+        chunk_id=value.chunk_id,
+        ordinal=value.ordinal,
+        stage=_STAGES[value.stage],
+        reason=value.reason,
+        failures=value.failures,
+        quarantine_time=timestamp(value.time),
+    )
 
 
 def _range(value: Range) -> change_feed_pb2.Range:

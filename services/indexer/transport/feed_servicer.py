@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
+from services.indexer.application.digest import Digests
 from services.indexer.application.feed import ChangeFeed
 from services.indexer.transport import convert
 from services.indexer.transport.binding import bound_project
+from shared.digest import DEFAULT_PARTS, MAX_NAMED_SEQUENCES, MAX_PARTS, SequenceRange
 from shared.domain import Cursor, FeedEvent, SequenceNumber
 from shared.errors import InvalidArgumentError
 from shared.gen.knowledgebeast.common.v1 import types_pb2
@@ -27,11 +29,28 @@ def _cursor(message: types_pb2.Cursor, field: str) -> Cursor | None:
     return Cursor(message.epoch, SequenceNumber(message.sequence))
 
 
+def _wanted(request: pb.GetDigestRequest) -> SequenceRange | None:
+    """The range; None for everything. Raises InvalidArgumentError, also for what else the request has wrong."""
+    if not 0 <= request.parts <= MAX_PARTS:
+        raise InvalidArgumentError.of("parts", f"must be 1 to {MAX_PARTS:,}, or 0")
+    if not request.HasField("range"):
+        if request.include_documents:
+            raise InvalidArgumentError.of("range", "must be set when documents are to be included")
+        return None
+    start, end = request.range.from_sequence, request.range.to_sequence
+    if not 0 <= start <= end:
+        raise InvalidArgumentError.of("range", "must begin at 0 or later, and not end before it begins")
+    if request.include_documents and end - start > MAX_NAMED_SEQUENCES:
+        raise InvalidArgumentError.of("range", f"must have at most {MAX_NAMED_SEQUENCES:,} sequences when documents are to be included")
+    return SequenceRange(SequenceNumber(start), SequenceNumber(end))
+
+
 class ChangeFeedServicer(change_feed_pb2_grpc.ChangeFeedServiceServicer):
     """The change feed."""
 
-    def __init__(self, feed: ChangeFeed) -> None:
+    def __init__(self, feed: ChangeFeed, digests: Digests) -> None:
         self._feed = feed
+        self._digests = digests
 
     async def WatchChanges(self, request: pb.WatchChangesRequest, context: Context) -> AsyncIterator[pb.WatchChangesResponse]:
         """See the proto."""
@@ -40,6 +59,19 @@ class ChangeFeedServicer(change_feed_pb2_grpc.ChangeFeedServiceServicer):
         async with aclosing(self._events(request)) as events:
             async for event in events:
                 yield convert.feed_event(event)
+
+    async def GetDigest(self, request: pb.GetDigestRequest, context: Context) -> pb.GetDigestResponse:
+        """See the proto."""
+        wanted = _wanted(request)
+        project_id = bound_project(request.project_id)
+        digest = await self._digests.read(
+            project_id,
+            wanted,
+            request.parts or DEFAULT_PARTS,
+            named=request.include_documents,
+            unsent=request.include_unsent_vectors,
+        )
+        return convert.digest(digest)
 
     def _events(self, request: pb.WatchChangesRequest) -> AsyncGenerator[FeedEvent, None]:
         scope = request.WhichOneof("scope")

@@ -52,4 +52,4 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
     async def RebuildVectors(self, request: pb.RebuildVectorsRequest, context: Context) -> pb.RebuildVectorsResponse:
         """See the proto."""
         project_id = bound_project(request.project_id)
-        return pb.RebuildVectorsResponse(project=convert.project(await self._projects.rebuild_vectors(project_id)))
+        return pb.RebuildVectorsResponse(project=convert.project(await self._projects.rebuild_vectors(project_id, again=request.restart)))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 import uuid
+from collections.abc import Sequence
 
 from services.indexer.application.ingest import Candidate
 from services.indexer.records import NewProject
-from shared.domain import LANGUAGES, ChunkingSettings, DocumentId, DocumentInput, KeywordSettings, ProjectId
+from shared.domain import LANGUAGES, ChunkId, ChunkingSettings, DocumentId, DocumentInput, KeywordSettings, ProjectId
 from shared.errors import FieldViolation, InvalidArgumentError
 from shared.gen.knowledgebeast.indexer.v1 import indexer_pb2, project_pb2
 from shared.rpc.convert import metadata_from_struct
@@ -17,6 +18,7 @@ MAX_BATCH = 1_000
 _MAX_PAGE = 1_000
 _DEFAULT_PAGE = 100
 _MAX_ID_BYTES = 256
+_MAX_CHUNK_ID_BYTES = 300  # the id of its document, "#", 16 hex digits, and the number of the repetition
 _MAX_TITLE = 1_000
 _MAX_TEXT = 2_000_000
 _MIN_CHUNK_TOKENS = 32
@@ -74,6 +76,16 @@ def document_id(value: str, field: str = "document_id") -> DocumentId:
     if problem:
         raise InvalidArgumentError.of(field, problem)
     return DocumentId(value)
+
+
+def chunk_ids(values: Sequence[str]) -> list[ChunkId]:
+    """Ids of chunks. Raises InvalidArgumentError."""
+    if len(values) > MAX_BATCH:
+        raise InvalidArgumentError.of("chunk_ids", f"must have at most {MAX_BATCH:,} ids")
+    for index, value in enumerate(values):
+        if not 1 <= len(value.encode()) <= _MAX_CHUNK_ID_BYTES:
+            raise InvalidArgumentError.of(f"chunk_ids[{index}]", f"must have 1 to {_MAX_CHUNK_ID_BYTES} bytes of UTF-8")
+    return [ChunkId(value) for value in values]
 
 
 def candidate(message: indexer_pb2.DocumentInput, path: str) -> Candidate:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from shared.observability import metrics
+from shared.resilience.admission import idle
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 ValueT = TypeVar("ValueT")
@@ -69,7 +71,9 @@ class Flights(Generic[KeyT, ValueT]):
             metrics.SEARCHES_SHARED.inc()
         flight.waiting += 1
         try:
-            await asyncio.wait((flight.task,))  # other than awaiting the task, this does not cancel it together with the caller
+            # Whoever waits for another's computation does nothing; the one who began it is at work in it.
+            with idle() if shared else nullcontext():
+                await asyncio.wait((flight.task,))  # other than awaiting the task, this does not cancel it together with the caller
         finally:
             flight.waiting -= 1
             if not flight.waiting:

@@ -11,6 +11,7 @@ from services.query.replica.model import ReplicaProject
 from shared import consistency
 from shared.domain import Cursor, ProjectId, SequenceNumber, VectorSequence
 from shared.errors import DeadlineExceededError, NotFoundError
+from shared.resilience.admission import idle
 from shared.resilience.deadline import Deadline
 from shared.search import DegradationReason, Freshness
 
@@ -44,10 +45,14 @@ class FreshnessGate:
         Raises NotFoundError (no such project), FailedPreconditionError (a token of an earlier incarnation), DeadlineExceededError.
         """
         if wanted is not None:
-            with watch.stage("wait"):
+            with watch.stage("wait"), idle():
                 await self._wait(project_id, wanted, deadline, degradations, vectors=vectors)
         project = self._index.project(project_id)
+        if _vectors_are_there(project):
+            self._outages.worked("projector", project_id)
         self._check_feed(project_id, degradations)
+        if project.copying and wanted is None:  # who has waited for a write has what was written before it
+            degradations.add(DegradationReason.REPLICA_STALE, "replica", "this replica is still copying the project: documents may be missing")
         return project
 
     async def _wait(self, project_id: ProjectId, wanted: Cursor, deadline: Deadline, degradations: Degradations, *, vectors: bool) -> None:
@@ -63,11 +68,12 @@ class FreshnessGate:
             )
         if not vectors:
             return
-        if await self._index.wait_for_vectors(project_id, wanted, deadline.within(deadline.remaining() * _VECTOR_WAIT_SHARE)):
-            self._outages.worked("projector")
-        else:
-            degradations.add(
-                DegradationReason.VECTORS_STALE, "projector", "the vectors of the latest writes are not there yet: those are found by keyword alone"
+        if not await self._index.wait_for_vectors(project_id, wanted, deadline.within(deadline.remaining() * _VECTOR_WAIT_SHARE)):
+            degradations.failed(
+                DegradationReason.VECTORS_STALE,
+                "projector",
+                "the vectors of the latest writes are not there yet: those are found by keyword alone",
+                project_id,
             )
 
     def _patience(self, project_id: ProjectId, wanted: Cursor, deadline: Deadline) -> Deadline:
@@ -87,6 +93,12 @@ class FreshnessGate:
                 "the indexer has not been heard of: later writes may be missing",
                 since=datetime.fromtimestamp(stale_since, UTC),
             )
+
+
+def _vectors_are_there(project: ReplicaProject) -> bool:
+    """Whether all that can be found by keyword can be found by meaning."""
+    own = project.vectors_cursor.sequence if project.vectors_cursor else 0
+    return project.documents_cursor is not None and max(own, project.vector_sequence) >= project.documents_cursor.sequence
 
 
 def freshness_of(project: ReplicaProject, *, from_replica: bool) -> Freshness:

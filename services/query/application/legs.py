@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from services.query.application.degradation import Degradations, Outages
+from services.query.application.embedding import embed
 from services.query.application.fusion import Fused, Least, Ranking, alone, reciprocal_rank_fusion, weighted_fusion
 from services.query.application.offload import offload
 from services.query.application.query import Query
@@ -14,16 +15,19 @@ from services.query.application.vector_leg import VectorCandidates, VectorLeg
 from services.query.ports import SearchIndex
 from services.query.replica.model import Pks, ReplicaProject
 from shared.domain import Vector
-from shared.errors import UnavailableError
 from shared.observability import metrics
 from shared.ports import Embedder
 from shared.resilience.deadline import Deadline
-from shared.search import DegradationReason, FusionMethod, SearchMode
+from shared.search import Degradation, FusionMethod, SearchMode
 
 # A keyword search within these bounds takes about half a millisecond at most: candidates, code points of the query, changes of the project.
 _SMALL_WINDOW = 200
 _SHORT_TEXT = 100
 _SMALL_PROJECT = 200_000
+
+
+# The share of a search's time that the legs may take together: what is left must do for what stands in for them, and for making the answer.
+_LEGS_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +38,24 @@ class Budgets:
     vector: float
     rerank: float = 1.0
 
+    @staticmethod
+    def of_legs(deadline: Deadline) -> Deadline:
+        """When the legs of a search must be done. Whatever hangs in one of them, there is time left to answer without it."""
+        return deadline.within(deadline.remaining() * _LEGS_SHARE)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the legs found, fused. `from_replica`: the replica's own vectors were searched, not the vector store's."""
+    """What the legs found, fused.
+
+    Attributes:
+        from_replica: the replica's own vectors were searched, not the vector store's.
+        missing: why vectors could not be searched, if they should have been: these are keyword candidates alone.
+    """
 
     fused: Fused
     from_replica: bool
+    missing: Degradation | None = None
 
 
 class Legs:
@@ -55,31 +70,38 @@ class Legs:
     async def run(
         self, query: Query, project: ReplicaProject, embedder: Embedder, deadline: Deadline, degradations: Degradations, watch: Stopwatch
     ) -> Found:
-        """Runs the legs that the mode asks for; the keyword leg also where the vector leg has failed altogether."""
+        """Runs the legs that the mode asks for; the keyword leg also where vectors could not be searched.
+
+        Notes what is missing from the candidates, but not that those of the vector leg are: what is made of that is the ladder's.
+        """
+        deadline = self._budgets.of_legs(deadline)
         allowed = None if query.filter is None else await asyncio.to_thread(self._index.allowed, query.project_id, query.filter)
         if query.mode is SearchMode.KEYWORD:
             return await self._by_keyword(query, project, allowed, watch)
         with watch.stage("embed"):
-            vector = await self._embed(query, embedder, deadline, degradations)
-        if vector is None:
-            return await self._by_keyword(query, project, allowed, watch)
-        neighbours = self._neighbours(query, project, vector, allowed, deadline, degradations, watch)
+            vectors = await embed(embedder, [query.text], "the query", deadline, self._budgets.embed, self._outages)
+        if isinstance(vectors, Degradation):
+            return await self._by_keyword(query, project, allowed, watch, missing=vectors)
+        neighbours = self._neighbours(query, project, vectors[0], allowed, deadline, degradations, watch)
         keyword: Ranking = ()
         if query.mode is SearchMode.VECTOR:
             found = await neighbours
         else:
             # gather, not a TaskGroup, because what a leg raises is for the client: it must not come wrapped in a group.
             found, keyword = await asyncio.gather(neighbours, self._keyword(query, project, allowed, watch))
-        if found is None:
+        if isinstance(found, Degradation):
             if query.mode is SearchMode.VECTOR:
-                return await self._by_keyword(query, project, allowed, watch)
-            return Found(alone(keyword=keyword, least=_least(query)), from_replica=False)
+                return await self._by_keyword(query, project, allowed, watch, missing=found)
+            return Found(alone(keyword=keyword, least=_least(query)), from_replica=False, missing=found)
         if query.mode is SearchMode.VECTOR:
             return Found(alone(vector=found.ranking, least=_least(query)), found.from_replica)
         return Found(self._fuse(query, found.ranking, keyword), found.from_replica)
 
-    async def _by_keyword(self, query: Query, project: ReplicaProject, allowed: Pks | None, watch: Stopwatch) -> Found:
-        return Found(alone(keyword=await self._keyword(query, project, allowed, watch), least=_least(query)), from_replica=False)
+    async def _by_keyword(
+        self, query: Query, project: ReplicaProject, allowed: Pks | None, watch: Stopwatch, *, missing: Degradation | None = None
+    ) -> Found:
+        keyword = await self._keyword(query, project, allowed, watch)
+        return Found(alone(keyword=keyword, least=_least(query)), from_replica=False, missing=missing)
 
     def _fuse(self, query: Query, vector: Ranking, keyword: Ranking) -> Fused:
         if query.fusion is FusionMethod.RRF:
@@ -103,23 +125,9 @@ class Legs:
         deadline: Deadline,
         degradations: Degradations,
         watch: Stopwatch,
-    ) -> VectorCandidates | None:
+    ) -> VectorCandidates | Degradation:
         with watch.stage("vector"), metrics.VECTOR_SEARCH_DURATION.time():
             return await self._vector_leg.search(project, vector, query.window, allowed, deadline.within(self._budgets.vector), degradations)
-
-    async def _embed(self, query: Query, embedder: Embedder, deadline: Deadline, degradations: Degradations) -> Vector | None:
-        """The query's vector; None, and noted as missing, if it cannot be had in time."""
-        try:
-            async with asyncio.timeout(deadline.within(self._budgets.embed).remaining()):
-                vectors = await embedder.embed([query.text])
-        except (UnavailableError, TimeoutError):
-            degradations.add(
-                DegradationReason.EMBEDDING_UNAVAILABLE, "embedding_model", "the query could not be embedded; these are keyword hits alone"
-            )
-            return None
-        self._outages.worked("embedding_model")
-        vector: Vector = vectors[0]
-        return vector
 
 
 def _least(query: Query) -> Least:

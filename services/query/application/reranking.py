@@ -46,7 +46,7 @@ class RerankingStep:
                     scores = await self._reranker.score(query.text, texts)
             except (UnavailableError, TimeoutError) as error:
                 why = "there was no time to rerank" if isinstance(error, TimeoutError) else "the reranker is not available"
-                degradations.add(DegradationReason.RERANKING_SKIPPED, _COMPONENT, f"{why}: the order is that of the scores")
+                degradations.failed(DegradationReason.RERANKING_SKIPPED, _COMPONENT, f"{why}: the order is that of the scores")
                 return ranked
         self._outages.worked(_COMPONENT)
         return rerank(ranked, {hit.pk: float(score) for hit, score in zip(found, scores, strict=True)})

@@ -9,13 +9,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from cachetools import TTLCache
 
 from services.query.replica.model import ReplicaProject
 from shared.domain import Cursor, KeywordSettings, ProjectId, ProjectState, VectorSequence
 from shared.observability import metrics
+
+
+class Question(NamedTuple):
+    """What was asked, and of which incarnation of a project.
+
+    `form` states the whole request, its project and its page included, without what the answer does not depend on: how fresh and how whole it must
+    be.
+    """
+
+    epoch: str
+    form: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,11 @@ class ResultKey:
     def size_bytes(self) -> int:
         """Bytes that the key takes, estimated: its own fields, the request's form, and the request, whose text is about as long."""
         return 800 + 2 * len(self._form.encode())
+
+    @property
+    def question(self) -> Question:
+        """What is asked, whatever the state of the project."""
+        return Question(self.epoch, self._form)
 
 
 class Result(Protocol):

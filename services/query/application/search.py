@@ -12,16 +12,18 @@ from services.query.application.batch import BatchEmbedder
 from services.query.application.degradation import Degradations, Outages
 from services.query.application.flights import Flights
 from services.query.application.freshness import FreshnessGate, freshness_of
+from services.query.application.ladder import Ladder, refusals_counted
 from services.query.application.legs import Budgets, Found, Legs
 from services.query.application.offload import offload
 from services.query.application.query import Query
 from services.query.application.ranking import Ranked, rank
 from services.query.application.reranking import RerankingStep
-from services.query.application.results import ResultCache, ResultKey
+from services.query.application.results import Question, ResultCache, ResultKey
 from services.query.application.stopwatch import Stopwatch
 from services.query.application.vector_leg import VectorLeg
 from services.query.ports import FeedState, SearchIndex
 from services.query.replica.model import ReplicaProject
+from shared.domain import Cursor
 from shared.observability import metrics, tracing
 from shared.ports import Embedder, Reranker, VectorReader
 from shared.resilience.deadline import Deadline
@@ -49,11 +51,12 @@ class Search:
         feed: what is known of the indexer.
         budgets: seconds that parts of a search get.
         results: answers that are kept.
+        ladder: what stands in when vectors cannot be searched.
         reranker: None if there is none.
         outages: shared with the other use cases, so that all say since when.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of; bootstrap.py alone makes one
         self,
         index: SearchIndex,
         store: VectorReader,
@@ -61,6 +64,7 @@ class Search:
         feed: FeedState,
         budgets: Budgets,
         results: ResultCache[ResultKey, SearchAnswer],
+        ladder: Ladder,
         *,
         reranker: Reranker | None = None,
         outages: Outages | None = None,
@@ -70,11 +74,13 @@ class Search:
         self._index = index
         self._embedder = embedder
         self._budgets = budgets
-        self._legs = Legs(index, VectorLeg(index, store, self._outages), budgets, self._outages)
+        self._ladder = ladder
+        vector_leg = VectorLeg(index, store, self._outages, stand_in=ladder.steps.replica_vectors)
+        self._legs = Legs(index, vector_leg, budgets, self._outages)
         self._reranking = RerankingStep(index, reranker, self._outages, budgets.rerank)
         self._assembler = Assembler(index)
         self._results = results
-        self._flights: Flights[ResultKey, SearchAnswer] = Flights()
+        self._flights: Flights[tuple[ResultKey, Cursor | None], SearchAnswer] = Flights()
         self._tracer = tracing.get_tracer(__name__)
 
     async def run(self, query: Query, deadline: Deadline) -> SearchAnswer:
@@ -82,7 +88,7 @@ class Search:
 
         Raises NotFoundError (no such project), FailedPreconditionError (a token of an earlier incarnation; no reranker), InvalidArgumentError (a
         page token of another search), ConflictError (the pages before would be other ones now), DeadlineExceededError (the asked freshness did
-        not come in time), UnavailableError (something is missing and the query allows no degraded answer).
+        not come in time), UnavailableError (something is missing and the query allows no degraded answer, or nothing stands in for it).
         """
         return await self._run(query, self._embedder, deadline)
 
@@ -119,7 +125,8 @@ class Search:
         ) as span:
             by_meaning = query.mode is not SearchMode.KEYWORD
             project = await self._gate.enter(query.project_id, query.fresh_as, deadline, degradations, watch, vectors=by_meaning)
-            answer = await self._obtain(query, project, embedder, deadline)
+            with refusals_counted():
+                answer = await self._obtain(query, project, embedder, deadline)
             degradations.extend(answer.degradations)
             if not query.allow_degraded:
                 degradations.refuse()
@@ -139,23 +146,32 @@ class Search:
         key = ResultKey.of(project, replace(query, fresh_as=None, allow_degraded=True))
         kept = self._results.get(key)
         if kept is not None:
+            self._ladder.used(key.question)
             return replace(kept, cached=True)
         # What is shared has as much time as its parts may take, whoever began it; each caller waits for it within its own.
         patience = self._budgets.embed + self._budgets.vector + (self._budgets.rerank if query.reranking else 0.0) + _SHARED_SLACK
         remaining = deadline.remaining()
         try:
             async with asyncio.timeout(remaining if remaining > patience else remaining * _HURRIED_SHARE):
-                answer, _ = await self._flights.run(key, lambda: self._compute(query, project, embedder, Deadline.after(patience)))
+                # Which write must be shown is a part of what is shared: it decides whether an earlier answer may stand in.
+                flight = (key, query.fresh_as)
+                answer, _ = await self._flights.run(flight, lambda: self._compute(query, key.question, project, embedder, Deadline.after(patience)))
         except TimeoutError:
             # In a hurry: what cannot be had in the time that is left is left out, for this caller alone.
-            answer = await self._compute(query, project, embedder, deadline)
+            answer = await self._compute(query, key.question, project, embedder, deadline)
         self._results.put(key, answer)
         return answer
 
-    async def _compute(self, query: Query, project: ReplicaProject, embedder: Embedder, deadline: Deadline) -> SearchAnswer:
+    async def _compute(self, query: Query, question: Question, project: ReplicaProject, embedder: Embedder, deadline: Deadline) -> SearchAnswer:
         """The answer as far as it does not depend on who asks when."""
         watch, degradations = Stopwatch(), Degradations(self._outages)
         found = await self._legs.run(query, project, embedder, deadline, degradations, watch)
+        if found.missing is not None:
+            last = await self._ladder.descend(
+                found.missing, query.project_id, question, query.fresh_as, degradations, keyword="these are keyword hits alone"
+            )
+            if last is not None:
+                return last.again(degradations.found, watch.read())
         ranked = None
         if query.reranking is not None:
             with watch.stage("assemble"):
@@ -164,7 +180,10 @@ class Search:
         with watch.stage("assemble"):
             page = await offload(self._page, query, found, ranked, degradations, small=_is_small(query))
         freshness = freshness_of(project, from_replica=found.from_replica)
-        return SearchAnswer(page.hits, query.mode, degradations.found, freshness, watch.read(), page.next_page_token)
+        answer = SearchAnswer(page.hits, query.mode, degradations.found, freshness, watch.read(), page.next_page_token)
+        if not project.copying:
+            self._ladder.keep(question, answer)
+        return answer
 
     def _page(self, query: Query, found: Found, ranked: Ranked | None, degradations: Degradations) -> Page:
         return self._assembler.page(query, ranked or rank(self._index, query.project_id, found.fused), degradations)

@@ -28,7 +28,7 @@ from services.query.replica.keyword import KeywordIndex
 from services.query.replica.languages import stem_language
 from services.query.replica.metadata import MetadataIndex
 from services.query.replica.model import Pks
-from services.query.replica.projects import ProjectRow, delete_project, insert_project, load_projects, save_project
+from services.query.replica.projects import ProjectRow, delete_project, insert_project, load_projects, projects_aside, save_project, set_aside
 from services.query.replica.state import ProjectState
 from services.query.replica.vectors import Prepared, ProjectVectors
 from shared.domain import (
@@ -74,25 +74,63 @@ class Applier:
 
     def recover(self) -> None:
         """Brings the keyword index to what the chunks say, whatever a crash left."""
-        with self._database.reader() as connection:
+        with self._database.transaction() as connection:
+            for key in projects_aside(connection):
+                rows.delete_all(connection, key)
+                delete_project(connection, key)
             self._settings = {row.key: row.project.keyword for row in load_projects(connection)}
         self._index_pending()
-        with self._database.reader() as connection:
-            expected = rows.count_chunks(connection)
-        if len(self._index) != expected:
-            _log.warning("replica_index_rebuild", chunks=expected, indexed=len(self._index))
-            self._index.clear()
-            with self._database.transaction() as connection:
-                rows.pend_everything(connection)
-            self._index_pending()
+        # By key, because a database that has lost its newest changes has as many chunks as it had, but not the same.
+        if len(self._index) != self._count_chunks() or any(self.misindexed(key).size for key in self._settings):
+            self.reindex_everything()
         with self._database.transaction() as connection:
             rows.clear_pending(connection)
+
+    def misindexed(self, key: int) -> Pks:
+        """Keys of a project's chunks that the keyword index does not have, or has twice or too many of."""
+        with self._database.reader() as connection:
+            there = rows.chunk_keys(connection, key)
+        indexed = self._index.keys(key)
+        distinct, counts = np.unique(indexed, return_counts=True)
+        return np.union1d(np.setxor1d(there, distinct), distinct[counts > 1])
+
+    def reindex(self, state: ProjectState) -> None:
+        """Makes the keyword index of a project, or all of it if its files are damaged, again from the chunks. Searches see the old one until then."""
+        if self._index.damaged():
+            self.reindex_everything()
+        else:
+            with self._database.transaction() as connection:
+                rows.pend_project(connection, state.row.key, from_nothing=True)
+            self._index_pending()
+            with self._database.transaction() as connection:
+                rows.clear_pending(connection)
+        state.changed()
+
+    def forget_vectors(self, state: ProjectState) -> None:
+        """Drops the vectors; they are asked for from the beginning when the project's feed is watched again."""
+        self._restart_vectors(state, None)
+
+    def reindex_everything(self) -> None:
+        """Makes the keyword index again from the chunks; searches see the old one until it is done."""
+        _log.warning("replica_index_rebuild", chunks=self._count_chunks(), indexed=len(self._index))
+        self._index.clear()
+        with self._database.transaction() as connection:
+            rows.pend_everything(connection)
+        self._index_pending()
+        with self._database.transaction() as connection:
+            rows.clear_pending(connection)
+
+    def _count_chunks(self) -> int:
+        with self._database.reader() as connection:
+            return rows.count_chunks(connection)
 
     def load(self, row: ProjectRow) -> ProjectState:
         """The state of a stored project. Vectors that are damaged, unwanted or wanted again are asked for from the beginning."""
         state = ProjectState(row, keep_vectors=self._vectors_max > 0, metadata=self.read_metadata(row.key))
+        if row.documents is None or row.documents.sequence < row.head:  # it ended in the middle of a copy, or of a few changes
+            state.begin_copy()
         with self._database.reader() as connection:
-            pks, slots = rows.vector_slots(connection, row.key)
+            pks, slots, checksums = rows.vector_slots(connection, row.key)
             chunks = rows.counts(connection, row.key).chunks if row.vectors_dropped else 0
         if not state.keep_vectors:
             if row.vectors is not None or row.dimension:
@@ -100,19 +138,39 @@ class Applier:
         elif pks.size > self._vectors_max or (row.vectors_dropped and chunks <= self._vectors_max):
             self._restart_vectors(state, None)
         elif row.dimension:
-            try:
-                state.vectors = ProjectVectors(self._vectors_path(row), row.dimension, pks, slots)
-            except CorruptionError:
+            state.vectors = self._load_vectors(row, pks, slots, checksums)
+            if state.vectors is None:
                 _log.warning("replica_vectors_damaged", project=row.project.id)
                 self._restart_vectors(state, None)
         return state
+
+    def _load_vectors(self, row: ProjectRow, pks: Pks, slots: Pks, checksums: Pks) -> ProjectVectors | None:
+        """The stored vectors; None if they are not as they were written."""
+        try:
+            vectors = ProjectVectors(self._vectors_path(row), row.dimension, pks, slots)
+        except CorruptionError:
+            return None
+        return None if vectors.damaged(pks, slots, checksums).size else vectors
 
     def create(self, project: Project) -> ProjectState:
         """Adds a project without content."""
         with self._database.transaction() as connection:
             row = insert_project(connection, project)
-        self._settings[row.key] = project.keyword
-        return ProjectState(row, keep_vectors=self._vectors_max > 0, metadata=MetadataIndex((), ()))
+        return self._begin(row)
+
+    def replace(self, old: ProjectState, project: Project) -> ProjectState:
+        """Adds another incarnation of a project without content. The old one is there until it is dropped, under a name that nobody asks for."""
+        with self._database.transaction() as connection:
+            set_aside(connection, old.row)
+            row = insert_project(connection, project)
+        self._step("project replaced")
+        return self._begin(row)
+
+    def _begin(self, row: ProjectRow) -> ProjectState:
+        self._settings[row.key] = row.project.keyword
+        state = ProjectState(row, keep_vectors=self._vectors_max > 0, metadata=MetadataIndex((), ()))
+        state.begin_copy()
+        return state
 
     def update(self, state: ProjectState, project: Project) -> None:
         """New settings of a project that is still the same incarnation."""
@@ -122,7 +180,7 @@ class Applier:
         self._settings[row.key] = project.keyword
         if reindex:
             with self._database.transaction() as connection:
-                rows.pend_project(connection, row.key)
+                rows.pend_project(connection, row.key, from_nothing=False)
         self._save(state, replace(row, project=project, head=max(row.head, project.head), vector_sequence=vectors))
         if reindex:
             self._index_pending()
@@ -145,6 +203,10 @@ class Applier:
     def reset(self, state: ProjectState, event: Reset) -> None:
         """Drops the documents (and their vectors), or the vectors alone; what follows begins at 0 of the event's epoch."""
         start = Cursor(event.epoch, SequenceNumber(0))
+        if event.stream is FeedStream.DOCUMENTS:
+            # Until the first event behind it tells the head, nobody may take the empty copy for one that has caught up.
+            state.contact_time = None
+            state.begin_copy()
         if event.stream is FeedStream.VECTORS:
             self._restart_vectors(state, start)
         elif event.stream is FeedStream.DOCUMENTS:
@@ -157,8 +219,9 @@ class Applier:
             self._step("documents dropped")
             self._index_pending()
             self._restart_vectors(state, start)
-            self._finish(state, replace(state.row, documents=start, head=SequenceNumber(0)))
+            self._finish(state, replace(state.row, documents=start, head=SequenceNumber(0)), heard=False)
             state.changed()
+            return
         state.contact_time = datetime.now(UTC)
 
     def documents(self, state: ProjectState, batch: DocumentBatch) -> None:
@@ -179,6 +242,7 @@ class Applier:
         state.changed()
         self._step("documents indexed")
         self._finish(state, replace(state.row, documents=Cursor(batch.range.epoch, batch.range.end), head=max(state.row.head, batch.range.head)))
+        state.copied(batch.range.head)
         self._step("documents finished")
 
     def vectors(self, state: ProjectState, batch: VectorBatch) -> None:
@@ -216,6 +280,7 @@ class Applier:
             raise FeedGapError("the feed is of another epoch than the copy")
         further = event.vector_sequence != state.row.vector_sequence
         state.row = replace(state.row, head=event.head, vector_sequence=event.vector_sequence)
+        state.copied(event.head)
         if further:
             state.changed()
         state.contact_time = datetime.now(UTC)
@@ -284,18 +349,20 @@ class Applier:
     def _save(self, state: ProjectState, row: ProjectRow, prepared: Prepared | None = None) -> None:
         with self._database.transaction() as connection:
             if prepared is not None:
-                rows.set_vector_slots(connection, zip(prepared.pks.tolist(), prepared.slots.tolist(), strict=True))
+                rows.set_vector_slots(connection, zip(prepared.pks.tolist(), prepared.slots.tolist(), prepared.checksums, strict=True))
             save_project(connection, row)
         if prepared is not None and state.vectors is not None:
             # Before the cursor can be seen: who finds it where a token asks for it must find the vectors, too.
             state.vectors.publish(prepared)
         state.row, state.contact_time = row, datetime.now(UTC)
 
-    def _finish(self, state: ProjectState, row: ProjectRow) -> None:
+    def _finish(self, state: ProjectState, row: ProjectRow, *, heard: bool = True) -> None:
         with self._database.transaction() as connection:
             rows.clear_pending(connection)
             save_project(connection, row)
-        state.row, state.contact_time = row, datetime.now(UTC)
+        state.row = row
+        if heard:
+            state.contact_time = datetime.now(UTC)
 
     def _restart_vectors(self, state: ProjectState, cursor: Cursor | None, *, dropped: bool = False) -> None:
         """Forgets the vectors; the next ones go to another file, so that searches that still read the old one see no mixture."""

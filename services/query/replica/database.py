@@ -10,14 +10,16 @@ from pathlib import Path
 
 import apsw
 
+from services.query.replica.integrity import check_rows
 from shared.errors import ConfigurationError, CorruptionError, ResourceExhaustedError, UnavailableError
 from shared.observability.logging import get_logger
 
 # SQLite 3.7.0 to 3.51.2 can corrupt a database in WAL mode when a log reset meets a second connection.
 _OLDEST_SAFE_SQLITE = (3, 51, 3)
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
-CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+-- `checksum`: of the row's other values (integrity.py).
+CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID;
 -- A project that is dropped and comes again gets another key, so nothing that is left of the old one can be taken for the new one.
 CREATE TABLE project (
   pk INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -29,7 +31,8 @@ CREATE TABLE project (
   vector_sequence INTEGER NOT NULL DEFAULT 0,
   vectors_file INTEGER NOT NULL DEFAULT 0,
   dimension INTEGER NOT NULL DEFAULT 0,
-  vectors_dropped INTEGER NOT NULL DEFAULT 0
+  vectors_dropped INTEGER NOT NULL DEFAULT 0,
+  checksum INTEGER NOT NULL
 );
 CREATE TABLE document (
   pk INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -41,8 +44,10 @@ CREATE TABLE document (
   content_hash TEXT NOT NULL,
   create_time INTEGER NOT NULL,
   update_time INTEGER NOT NULL,
+  checksum INTEGER NOT NULL,
   UNIQUE (project, id)
 );
+CREATE INDEX document_sequence ON document (project, sequence);
 CREATE TABLE chunk (
   pk INTEGER PRIMARY KEY AUTOINCREMENT,
   project INTEGER NOT NULL,
@@ -52,6 +57,8 @@ CREATE TABLE chunk (
   start_offset INTEGER NOT NULL,
   end_offset INTEGER NOT NULL,
   vector_slot INTEGER,
+  vector_checksum INTEGER,  -- of what stands in the slot
+  checksum INTEGER NOT NULL,
   text TEXT NOT NULL,
   UNIQUE (project, id)
 );
@@ -73,7 +80,7 @@ def translated_errors() -> Iterator[None]:
         yield
     except apsw.FullError as error:
         raise ResourceExhaustedError("the disk of the replica is full: free space", retry_after=30.0, reason="DISK_FULL") from error
-    except (apsw.CorruptError, apsw.NotADBError) as error:
+    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:
         raise CorruptionError("the replica is damaged: restart the query service, which makes it again from the feed") from error
     except apsw.Error as error:
         raise UnavailableError("the replica cannot be read or written now", component="replica") from error
@@ -96,9 +103,12 @@ class Database:
         require_safe_sqlite()
         self._path = path
         with translated_errors():
+            self.created = not path.exists()
             try:
-                self._writer, self.created = self._open_writer(), False
-            except (apsw.CorruptError, apsw.NotADBError, _OtherVersionError) as error:
+                self._writer = self._open_writer()
+            except (apsw.Error, CorruptionError, _OtherVersionError) as error:
+                if isinstance(error, _NOT_THE_FILE):
+                    raise
                 _log.warning("replica_rebuild", reason=str(error), path=str(path))
                 for suffix in ("", "-wal", "-shm"):
                     path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -156,6 +166,16 @@ class Database:
                 connection = None
             self._free.put(connection)
 
+    @contextmanager
+    def snapshot(self) -> Iterator[apsw.Connection]:
+        """A reading connection whose queries all see the same state. Raises what `reader` does."""
+        with self.reader() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("ROLLBACK")
+
     def close(self) -> None:
         """Closes the connections; one that is being read from is closed by its reader. May be called twice."""
         self._closed = True
@@ -170,8 +190,29 @@ class Database:
         self._writer.close()
 
 
+# Errors at opening that say nothing of what is in the file. Every other may be damage: a byte that flips in the schema is an error of syntax.
+_NOT_THE_FILE = (
+    *(apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.PermissionsError, apsw.BusyError),
+    *(apsw.LockedError, apsw.NoMemError, apsw.InterruptError),
+)
+
+
 class _OtherVersionError(Exception):
     """The file was laid out by another version."""
+
+
+def _layout(connection: apsw.Connection) -> set[tuple[str, str]]:
+    """Tables and indexes with the statements that made them: the file keeps them as text, which may be damaged and still make sense."""
+    return {(name, sql) for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")}
+
+
+def _expected_layout() -> set[tuple[str, str]]:
+    connection = apsw.Connection(":memory:")
+    try:
+        connection.execute(_SCHEMA)
+        return _layout(connection)
+    finally:
+        connection.close()
 
 
 def _prepare(connection: apsw.Connection) -> None:
@@ -183,5 +224,9 @@ def _prepare(connection: apsw.Connection) -> None:
             connection.pragma("user_version", _SCHEMA_VERSION)
     elif version != _SCHEMA_VERSION:
         raise _OtherVersionError(f"schema version {version} instead of {_SCHEMA_VERSION}")
-    if (problem := connection.execute("PRAGMA quick_check(1)").get) != "ok":
+    if _layout(connection) != _expected_layout():
+        raise apsw.CorruptError("the tables are not those of this version")
+    # Not the quick check, which does not compare indexes with their tables: 0.13 instead of 0.06 s for 100,000 chunks.
+    if (problem := connection.execute("PRAGMA integrity_check(1)").get) != "ok":
         raise apsw.CorruptError(str(problem))
+    check_rows(connection)

@@ -11,7 +11,9 @@ import apsw
 import numpy as np
 import orjson
 
+from services.query.replica.integrity import row_checksum
 from services.query.replica.model import Pks, ReplicaCounts, ReplicaHit
+from shared.digest import DocumentDigest, SequenceRange, documents_of
 from shared.domain import Chunk, ChunkId, Document, DocumentChange, DocumentId, Metadata
 
 # In `index_pending`: every entry of the project.
@@ -88,14 +90,20 @@ def _upsert(connection: apsw.Connection, project: int, document: Document, delta
         _microseconds(document.update_time),
     )
     there: dict[str, tuple[int, int, int, int]] = {}
+    checked = (*values, row_checksum(project, document.id, *values))
     if stored is None:
-        sql = "INSERT INTO document (title, metadata, sequence, content_hash, create_time, update_time, project, id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        connection.execute(sql, (*values, project, document.id))
+        sql = (
+            "INSERT INTO document (title, metadata, sequence, content_hash, create_time, update_time, checksum, project, id)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        )
+        connection.execute(sql, (*checked, project, document.id))
         key, retitled = connection.last_insert_rowid(), False
     else:
         key, retitled = stored[0], stored[1] != document.title
-        sql = "UPDATE document SET title = ?, metadata = ?, sequence = ?, content_hash = ?, create_time = ?, update_time = ? WHERE pk = ?"
-        connection.execute(sql, (*values, key))
+        sql = (
+            "UPDATE document SET title = ?, metadata = ?, sequence = ?, content_hash = ?, create_time = ?, update_time = ?, checksum = ? WHERE pk = ?"
+        )
+        connection.execute(sql, (*checked, key))
         rows = connection.execute("SELECT id, pk, ordinal, start_offset, end_offset FROM chunk WHERE document = ?", (key,))
         there = {identifier: (chunk, ordinal, start, end) for identifier, chunk, ordinal, start, end in rows}
     delta.documents.append((key, document.metadata))
@@ -107,17 +115,19 @@ def _upsert(connection: apsw.Connection, project: int, document: Document, delta
             if taken is not None:
                 delta.removed_chunks.append(taken)
                 _pending(connection, project, taken)
+            row = (project, chunk.id, key, chunk.ordinal, chunk.start, chunk.end, chunk.text)
             connection.execute(
-                "INSERT INTO chunk (project, id, document, ordinal, start_offset, end_offset, text) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (project, chunk.id, key, chunk.ordinal, chunk.start, chunk.end, chunk.text),
+                "INSERT INTO chunk (project, id, document, ordinal, start_offset, end_offset, text, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (*row, row_checksum(*row)),
             )
             added = connection.last_insert_rowid()
             delta.chunks.append((added, key))
             _pending(connection, project, added)
             continue
         if kept[1:] != (chunk.ordinal, chunk.start, chunk.end):
-            moved = (chunk.ordinal, chunk.start, chunk.end, kept[0])
-            connection.execute("UPDATE chunk SET ordinal = ?, start_offset = ?, end_offset = ? WHERE pk = ?", moved)
+            place = (chunk.ordinal, chunk.start, chunk.end)
+            moved = (*place, row_checksum(project, chunk.id, key, *place, chunk.text), kept[0])
+            connection.execute("UPDATE chunk SET ordinal = ?, start_offset = ?, end_offset = ?, checksum = ? WHERE pk = ?", moved)
         if retitled:  # the title is indexed with every chunk
             _pending(connection, project, kept[0])
     for gone, *_ in there.values():
@@ -154,9 +164,16 @@ def pend_everything(connection: apsw.Connection) -> None:
     connection.execute("INSERT INTO index_pending SELECT project, pk FROM chunk")
 
 
-def pend_project(connection: apsw.Connection, project: int) -> None:
-    """Notes that every chunk of a project must be indexed again."""
+def pend_project(connection: apsw.Connection, project: int, *, from_nothing: bool) -> None:
+    """Notes that every chunk of a project must be indexed again; `from_nothing`: whatever else the index has of it must go."""
+    if from_nothing:
+        _pending(connection, project, ALL_CHUNKS)
     connection.execute("INSERT OR IGNORE INTO index_pending SELECT project, pk FROM chunk WHERE project = ?", (project,))
+
+
+def anything_pending(connection: apsw.Connection) -> bool:
+    """There are notes about entries of the keyword index."""
+    return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM index_pending)").get)
 
 
 def clear_pending(connection: apsw.Connection) -> None:
@@ -169,10 +186,22 @@ def count_chunks(connection: apsw.Connection) -> int:
     return int(connection.execute("SELECT count(*) FROM chunk").get)
 
 
+def chunk_keys(connection: apsw.Connection, project: int) -> Pks:
+    """The keys of the project's chunks, rising."""
+    return np.array(connection.execute("SELECT pk FROM chunk WHERE project = ? ORDER BY pk", (project,)).fetchall(), dtype=np.int64).reshape(-1)
+
+
 def counts(connection: apsw.Connection, project: int) -> ReplicaCounts:
     """What is there of a project."""
     documents = connection.execute("SELECT count(*) FROM document WHERE project = ?", (project,)).get
     chunks, vectors = connection.execute("SELECT count(*), count(vector_slot) FROM chunk WHERE project = ?", (project,)).get
+    return ReplicaCounts(documents, chunks, vectors)
+
+
+def totals(connection: apsw.Connection) -> ReplicaCounts:
+    """What is there of all projects."""
+    documents = connection.execute("SELECT count(*) FROM document").get
+    chunks, vectors = connection.execute("SELECT count(*), count(vector_slot) FROM chunk").get
     return ReplicaCounts(documents, chunks, vectors)
 
 
@@ -222,18 +251,33 @@ def all_chunks(connection: apsw.Connection, project: int) -> Iterator[tuple[int,
     yield from connection.execute("SELECT pk, document FROM chunk WHERE project = ? ORDER BY pk", (project,))
 
 
-def vector_slots(connection: apsw.Connection, project: int) -> tuple[Pks, Pks]:
-    """(keys, slots) of the chunks that have a vector, by rising key."""
-    rows = connection.execute("SELECT pk, vector_slot FROM chunk WHERE project = ? AND vector_slot IS NOT NULL ORDER BY pk", (project,)).fetchall()
-    table = np.array(rows, dtype=np.int64).reshape(-1, 2)
-    return table[:, 0].copy(), table[:, 1].copy()
+def digests(connection: apsw.Connection, project: int, covered: SequenceRange) -> Iterator[DocumentDigest]:
+    """What the documents whose last change is in a range come to."""
+    rows = connection.execute(
+        "SELECT d.id, d.sequence, c.id FROM document d LEFT JOIN chunk c ON c.document = d.pk"
+        " WHERE d.project = ? AND d.sequence > ? AND d.sequence <= ? ORDER BY d.sequence, d.pk, c.ordinal",
+        (project, covered.start, covered.end),
+    )
+    return documents_of((document, sequence, chunk) for document, sequence, chunk in rows)
 
 
-def set_vector_slots(connection: apsw.Connection, slots: Iterable[tuple[int, int]]) -> None:
-    """Notes where vectors stand: (key, slot)."""
-    connection.executemany("UPDATE chunk SET vector_slot = ?2 WHERE pk = ?1", slots)
+def unvectored(connection: apsw.Connection, project: int) -> set[str]:
+    """Ids of chunks without a vector."""
+    return {identifier for (identifier,) in connection.execute("SELECT id FROM chunk WHERE project = ? AND vector_slot IS NULL", (project,))}
+
+
+def vector_slots(connection: apsw.Connection, project: int) -> tuple[Pks, Pks, Pks]:
+    """(keys, slots, checksums) of the chunks that have a vector, by rising key."""
+    sql = "SELECT pk, vector_slot, vector_checksum FROM chunk WHERE project = ? AND vector_slot IS NOT NULL ORDER BY pk"
+    table = np.array(connection.execute(sql, (project,)).fetchall(), dtype=np.int64).reshape(-1, 3)
+    return table[:, 0].copy(), table[:, 1].copy(), table[:, 2].copy()
+
+
+def set_vector_slots(connection: apsw.Connection, slots: Iterable[tuple[int, int, int]]) -> None:
+    """Notes where vectors stand: (key, slot, checksum)."""
+    connection.executemany("UPDATE chunk SET vector_slot = ?2, vector_checksum = ?3 WHERE pk = ?1", slots)
 
 
 def forget_vector_slots(connection: apsw.Connection, project: int) -> None:
     """Notes that the project has no vectors."""
-    connection.execute("UPDATE chunk SET vector_slot = NULL WHERE project = ? AND vector_slot IS NOT NULL", (project,))
+    connection.execute("UPDATE chunk SET vector_slot = NULL, vector_checksum = NULL WHERE project = ? AND vector_slot IS NOT NULL", (project,))

@@ -15,7 +15,8 @@ from services.query.replica.errors import FeedGapError
 from services.query.replica.feed import Feed
 from services.query.replica.replica import Replica
 from services.query.replica.streams import StreamState, keep_following
-from shared.domain import Cursor, DocumentBatch, FeedEvent, Heartbeat, ProjectBatch, ProjectId, Reset, SequenceNumber, VectorBatch
+from shared.domain import Cursor, DocumentBatch, FeedEvent, FeedStream, Heartbeat, ProjectBatch, ProjectId, Reset, SequenceNumber, VectorBatch
+from shared.errors import NotFoundError
 from shared.observability import tracing
 from shared.resilience.backoff import Backoff
 
@@ -75,10 +76,26 @@ class Follower:
 
         A stream that has never been heard counts from when it was first asked for.
         """
-        silent_since = self._list.silent_since
+        silence = self._list.silence
         if project_id in self._streams:
-            silent_since = min(silent_since, self._streams[project_id].silent_since)
-        return silent_since if time.time() - silent_since > self._stale_after else None
+            silence = max(silence, self._streams[project_id].silence)
+        return time.time() - silence if silence > self._stale_after else None
+
+    def watch_again(self, project_id: ProjectId, *, afresh: bool) -> None:
+        """Ends the stream of a project and follows it again at once, from the copy's cursors or (`afresh`) from nothing. From the event loop alone.
+
+        Raises NotFoundError when the project is not being followed.
+        """
+        state = self._streams.get(project_id)
+        if state is None:
+            raise NotFoundError(f"project {project_id!r} is not being followed", reason="PROJECT_NOT_FOUND")
+        if afresh:
+            state.afresh = state.mending = True
+        state.interrupt()
+
+    def mending(self) -> tuple[ProjectId, ...]:
+        """Projects whose copies are being fetched from the beginning because they were wrong."""
+        return tuple(project_id for project_id, state in self._streams.items() if state.mending)
 
     async def run(self) -> None:
         """Follows until it is cancelled; never returns. What goes wrong with a project is logged and tried again, and stops no other."""
@@ -110,15 +127,24 @@ class Follower:
         documents, vectors = (None, None) if resync else (project.documents_cursor, project.vectors_cursor)
         wanted = self._replica.wants_vectors(project_id)
         events = self._feed.watch_project(project_id, documents, vectors, include_vectors=wanted)
+        # A copy that was interrupted in its first batch would take the first batch of a stream for what continues it, and keep what is gone by now.
+        reset_due = documents is None or documents.sequence == 0
         async with aclosing(in_groups(events, _READ_AHEAD)) as groups:
             async for group in groups:
                 before = state.applied
                 for event in join_documents(group):
+                    if reset_due and isinstance(event, DocumentBatch | VectorBatch):
+                        raise FeedGapError("a stream from the beginning did not begin with a reset")
                     await self._apply(project_id, event)
                     if not isinstance(event, Heartbeat):
                         state.applied += 1
+                    if isinstance(event, Reset) and event.stream is FeedStream.DOCUMENTS:
+                        state.afresh = reset_due = False
+                here = self._replica.project(project_id)
+                if not state.afresh and here.contact_time is not None and here.lag == 0:
+                    state.mending = False
                 # Heartbeats alone are no sign of life while changes are missing: it is those that do not come through.
-                if state.applied > before or self._replica.project(project_id).lag == 0:
+                if state.applied > before or here.lag == 0:
                     state.heard()
 
     async def _apply(self, project_id: ProjectId, event: FeedEvent) -> None:

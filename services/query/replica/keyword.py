@@ -22,8 +22,10 @@ from tantivy import Occur, Query, TextAnalyzerBuilder, Tokenizer
 
 from services.query.replica.languages import query_terms, text_terms
 from services.query.replica.model import Pks, ScoredPk
+from services.query.replica.segments import damaged_files
 from shared.domain import KeywordSettings
 from shared.errors import UnavailableError
+from shared.observability.logging import get_logger
 
 # More words than this are reduced to the rarest: those decide a BM25 score, and each word costs a walk over its postings.
 MAX_QUERY_TERMS = 64
@@ -46,6 +48,7 @@ _WRITER_THREADS = 1
 _BM25_K1 = 1.2
 _DEFAULT = KeywordSettings()
 Scores = NDArray[np.float32]
+_log = get_logger(__name__)
 
 
 def _schema() -> tantivy.Schema:
@@ -83,13 +86,12 @@ class KeywordIndex:
         self._schema = _schema()
         path.mkdir(parents=True, exist_ok=True)
         try:
-            self._index = tantivy.Index(self._schema, str(path))
-        except ValueError:  # damaged, or laid out by another version: a copy, so it is made again
+            self._index = self._open()
+        except UnavailableError as error:  # damaged, or laid out by another version: a copy, so it is made again
+            _log.warning("replica_index_begun_again", reason=repr(error.__cause__), path=str(path))
             shutil.rmtree(path)
             path.mkdir(parents=True)
-            self._index = tantivy.Index(self._schema, str(path))
-        self._index.register_tokenizer(_TERMS, TextAnalyzerBuilder(Tokenizer.whitespace()).build())
-        self._index.config_reader("manual")
+            self._index = self._open()
         self._writer: tantivy.IndexWriter | None = None
         self._closed = False
         self._renew_writer()
@@ -97,6 +99,32 @@ class KeywordIndex:
     def __len__(self) -> int:
         """Chunks that a search sees."""
         return int(self._index.searcher().num_docs)
+
+    def _open(self) -> tantivy.Index:
+        """The index in the folder, or an empty one. Raises UnavailableError if its files are of no use."""
+        with _translated():
+            # Before it is opened: tantivy then looks after the folder in a thread of its own, and writes to it.
+            if any(self._path.iterdir()) and (damaged := damaged_files(self._path)):
+                raise ValueError(f"{len(damaged)} files are damaged: {damaged[0]}")
+            index = tantivy.Index(self._schema, str(self._path))
+            index.register_tokenizer(_TERMS, TextAnalyzerBuilder(Tokenizer.whitespace()).build())
+            index.config_reader("manual")
+            _ = index.searcher().num_docs
+            return index
+
+    def damaged(self) -> bool:
+        """Its files are not as they were written. Reads all of them."""
+        # Twice, because segments are merged meanwhile, and those that they were made of are removed.
+        return bool(set(damaged_files(self._path)) & set(damaged_files(self._path)))
+
+    def keys(self, project: int) -> Pks:
+        """The keys of the project's chunks that a search sees, rising; a chunk that is there twice has its key twice."""
+        with _translated():
+            searcher = self._index.searcher()
+            if not searcher.num_docs:
+                return np.empty(0, np.int64)
+            everything = Query.const_score_query(Query.term_query(self._schema, "project", project), 0.0)
+            return np.sort(_fetch(searcher, everything, searcher.num_docs)[0])
 
     def close(self) -> None:
         """Ends the writer, which lets go of the lock; what was not committed is gone. May be called twice."""

@@ -44,13 +44,16 @@ class ReplicaProject:
         vectors_cursor: every vector up to here is in the replica; None before the first event, or when vectors are not kept.
         head: the newest sequence that the indexer told of.
         vector_sequence: how far the vector store has come, as the indexer told.
-        contact_time: when the project's feed was last heard; None since the replica was opened.
+        contact_time: when the project's feed was last heard; None since the replica was opened, or since a reset of the documents: `lag` means
+            nothing until then.
         vectors_available: `Replica.vectors` answers for this project (with what has arrived so far).
         version: rises after every change that can change an answer: of documents, chunks, the keyword index, vectors (published, removed, reset,
             dropped), the project's settings, and `vector_sequence`, with which the vector store's answers change. It rises once the change can
             be seen, so what was found after reading a version is at least as new as that version: kept under it, it is as good as a new search
             until the version is another. No version is used twice in a process, not by a project that was created again either. Not covered: what
             the vector store has before `vector_sequence` tells of it.
+        copying: the first copy is being made, or another one after a reset, and has not come to where the feed was when it began: documents that
+            were written long ago may be missing.
     """
 
     project: Project
@@ -61,6 +64,7 @@ class ReplicaProject:
     contact_time: datetime | None
     vectors_available: bool
     version: int = 0
+    copying: bool = False
 
     @property
     def lag(self) -> int:
@@ -75,6 +79,29 @@ class ReplicaCounts:
     documents: int
     chunks: int
     vectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopyInspection:
+    """How a project's copy looks from the inside.
+
+    Attributes:
+        cursor: the copy's position then; None when it has not begun.
+        vectors_cursor: that of its vectors; None when they have not begun, or are not kept.
+        chunks: how many it has.
+        damaged: ids of documents that are not as they were written, or whose chunks are not.
+        misindexed: ids of chunks that the keyword index does not have, or has twice; and what it has that is no chunk.
+        unvectored: ids of chunks that have no vector, where vectors are kept.
+        wrong_vectors: ids of chunks whose vectors are not as they were written.
+    """
+
+    cursor: Cursor | None
+    vectors_cursor: Cursor | None
+    chunks: int
+    damaged: frozenset[str]
+    misindexed: frozenset[str]
+    unvectored: frozenset[str]
+    wrong_vectors: frozenset[str]
 
 
 ScoredPks = Sequence[ScoredPk]

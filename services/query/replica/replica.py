@@ -13,15 +13,17 @@ import numpy as np
 from services.query.replica import documents as rows
 from services.query.replica.applier import Applier
 from services.query.replica.database import Database
+from services.query.replica.inspection import Inspector
 from services.query.replica.keyword import KeywordIndex
 from services.query.replica.languages import query_terms, stem_language, word_terms
 from services.query.replica.lock import lock_folder
-from services.query.replica.model import Pks, ReplicaCounts, ReplicaHit, ReplicaProject, ScoredPk
+from services.query.replica.model import CopyInspection, Pks, ReplicaCounts, ReplicaHit, ReplicaProject, ScoredPk
 from services.query.replica.projects import load_list_cursor, load_projects, save_list_cursor
 from services.query.replica.selection import Selections
 from services.query.replica.snippets import snippets
 from services.query.replica.state import ProjectState
 from services.query.replica.waiter import Waiter
+from shared.digest import ProjectDigest, SequenceRange
 from shared.domain import (
     ChunkId,
     Cursor,
@@ -75,6 +77,7 @@ class Replica:
         except BaseException:
             os.close(self._lock_file)
             raise
+        self._inspector = Inspector(self._database, self._index, self._applier)
         self._selections = Selections(self._applier.read_metadata)
         self._closed = False
         self._documents_waiter = Waiter(self._documents_position)
@@ -135,6 +138,23 @@ class Replica:
         key = self._state(project_id).row.key
         with self._database.reader() as connection:
             return rows.counts(connection, key)
+
+    def totals(self) -> ReplicaCounts:
+        """What is there of all projects; walks their rows."""
+        with self._database.reader() as connection:
+            return rows.totals(connection)
+
+    def digest(self, project_id: ProjectId, wanted: SequenceRange, parts: int, *, named: bool) -> ProjectDigest:
+        """What the documents of a range come to, in at most so many parts of equal width, as of one moment.
+
+        The parts end before the range does when they have many chunks. `head` and `epoch` are the copy's own position then; no epoch when the copy
+        has not begun. `named`: with the documents one by one.
+        """
+        return self._inspector.digest(self._state(project_id), wanted, parts, named=named)
+
+    def inspect(self, project_id: ProjectId) -> CopyInspection:
+        """Whether documents, keyword index and vectors agree with each other and with what was written. Reads all of them; changes wait meanwhile."""
+        return self._inspector.inspect(self._state(project_id))
 
     def keyword(self, project_id: ProjectId, text: str, limit: int, allowed: Pks | None = None) -> list[ScoredPk]:
         """The best chunks for the words of a text, by falling BM25 score; among `allowed` (rising keys) when that is given."""
@@ -239,12 +259,13 @@ class Replica:
         with self._applier.lock:
             state = self._states.get(project.id)
             # The project's own feed may have told of the new epoch before the list did: then the content is that of the new one.
-            if state is not None and project.epoch != _epoch(state):
-                self._drop(project.id, state)
-                state = None
-            begins = state is None
+            begins = state is None or project.epoch != _epoch(state)
             if state is None:
                 self._states = {**self._states, project.id: self._applier.create(project)}
+            elif begins:
+                # At no moment is there no such project: removing the old one may take a while.
+                self._states = {**self._states, project.id: self._applier.replace(state, project)}
+                self._applier.drop(state)
             else:
                 self._applier.update(state, project)
         self._notify(project.id)
@@ -273,6 +294,16 @@ class Replica:
         with self._applier.lock:
             self._applier.vectors(self._state(project_id), batch)
         self._notify(project_id)
+
+    def reindex(self, project_id: ProjectId) -> None:
+        """Makes the keyword index of a project again from its chunks; other changes wait meanwhile."""
+        with self._applier.lock:
+            self._applier.reindex(self._state(project_id))
+
+    def forget_vectors(self, project_id: ProjectId) -> None:
+        """Drops the vectors of a project: its feed, watched again, sends them from the beginning."""
+        with self._applier.lock:
+            self._applier.forget_vectors(self._state(project_id))
 
     def apply_heartbeat(self, project_id: ProjectId, event: Heartbeat) -> None:
         """Notes how far the indexer is. Raises FeedGapError."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from services.query.replica.errors import FeedGapError
@@ -32,6 +32,8 @@ class StreamState:
         last_contact: when the last event came; None when there was none.
         applied: resets and batches that have been applied.
         wake: set to try again at once.
+        afresh: the copy is to be fetched from the beginning; until the reset that this begins with has been applied.
+        mending: the copy is being fetched from the beginning because it was wrong; until it has caught up.
     """
 
     connected: bool = False
@@ -39,10 +41,14 @@ class StreamState:
     last_contact: float | None = None
     applied: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    afresh: bool = False
+    mending: bool = False
+    _watch: asyncio.Timeout | None = None
+    _heard: float = field(default_factory=time.monotonic)  # silence is measured on a clock that nobody sets
 
     def heard(self) -> None:
         """An event has come."""
-        self.last_contact = time.time()
+        self.last_contact, self._heard = time.time(), time.monotonic()
         if not self.connected:
             self.connected, self.since = True, self.last_contact
 
@@ -51,10 +57,25 @@ class StreamState:
         if self.connected:
             self.connected, self.since = False, time.time()
 
+    @contextmanager
+    def watching(self, watch: asyncio.Timeout) -> Iterator[None]:
+        """Within this block `interrupt` ends what runs in the scope of `watch`."""
+        self._watch = watch
+        try:
+            yield
+        finally:
+            self._watch = None
+
+    def interrupt(self) -> None:
+        """Ends the stream, which is then followed again at once. From the event loop alone."""
+        self.wake.set()
+        if self._watch is not None and not self._watch.expired():
+            self._watch.reschedule(asyncio.get_running_loop().time())
+
     @property
-    def silent_since(self) -> float:
-        """When it was last heard of, or else when it was first asked for."""
-        return self.since if self.last_contact is None else self.last_contact
+    def silence(self) -> float:
+        """Seconds since it was last heard of, or else since it was first asked for."""
+        return time.monotonic() - self._heard
 
 
 async def keep_following(name: str, state: StreamState, backoff: Backoff, follow: Callable[[bool], Awaitable[None]]) -> None:
@@ -64,14 +85,19 @@ async def keep_following(name: str, state: StreamState, backoff: Backoff, follow
         name: of the stream, for the log.
         state: is told when the stream is lost; `follow` tells it the rest.
         backoff: waits between attempts.
-        follow: follows until it fails; its argument says to begin from nothing, because the copy has gaps that do not heal.
+        follow: follows until it fails, with any error but TimeoutError; its argument says to begin from nothing, because the copy was found to be
+            wrong, or has gaps that do not heal.
     """
     failures = gaps = 0
     while True:
         state.wake.clear()
         began, applied, gap, missing = time.monotonic(), state.applied, 0, False
         try:
-            await follow(gaps >= _GAPS_BEFORE_RESYNC)
+            async with asyncio.timeout(None) as watch:
+                with state.watching(watch):
+                    await follow(state.afresh or gaps >= _GAPS_BEFORE_RESYNC)
+        except TimeoutError:
+            _log.info("feed_watched_again", stream=name, afresh=state.afresh)
         except FeedGapError as error:
             gap = 1
             _log.warning("feed_gap", stream=name, detail=error.message)

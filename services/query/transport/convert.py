@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from google.protobuf import duration_pb2
+from datetime import datetime
+
+from google.protobuf import duration_pb2, timestamp_pb2
 
 from shared.domain import Chunk
 from shared.gen.knowledgebeast.common.v1 import types_pb2
@@ -33,6 +35,7 @@ _REASONS = {
     DegradationReason.RERANKING_SKIPPED: pb.Degradation.REASON_RERANKING_SKIPPED,
     DegradationReason.DIVERSITY_SKIPPED: pb.Degradation.REASON_DIVERSITY_SKIPPED,
     DegradationReason.FILTER_INCOMPLETE: pb.Degradation.REASON_FILTER_INCOMPLETE,
+    DegradationReason.LAST_GOOD_ANSWER: pb.Degradation.REASON_LAST_GOOD_ANSWER,
 }
 
 
@@ -47,6 +50,8 @@ def response(answer: SearchAnswer) -> pb.SearchResponse:
         timings=_timings(answer.timings),
         next_page_token=answer.next_page_token,
         cached=answer.cached,
+        served_from_cache=answer.served_from_cache,
+        found_time=_time(answer.found_time),
     )
 
 
@@ -58,6 +63,8 @@ def similar_response(answer: SearchAnswer) -> pb.FindSimilarResponse:
         degradations=map(_degradation, answer.degradations),
         freshness=_freshness(answer.freshness),
         timings=_timings(answer.timings),
+        served_from_cache=answer.served_from_cache,
+        found_time=_time(answer.found_time),
     )
 
 
@@ -117,8 +124,9 @@ def _contribution(leg: LegContribution | None) -> pb.LegContribution | None:
 
 
 def _degradation(degradation: Degradation) -> pb.Degradation:
-    since = None if degradation.since is None else timestamp(degradation.since)
-    return pb.Degradation(reason=_REASONS[degradation.reason], component=degradation.component, message=degradation.message, since=since)
+    return pb.Degradation(
+        reason=_REASONS[degradation.reason], component=degradation.component, message=degradation.message, since=_time(degradation.since)
+    )
 
 
 def _freshness(freshness: Freshness) -> pb.Freshness:
@@ -127,7 +135,7 @@ def _freshness(freshness: Freshness) -> pb.Freshness:
         sequence=freshness.sequence,
         vector_sequence=freshness.vector_sequence,
         head_sequence=freshness.head,
-        contact_time=None if freshness.contact_time is None else timestamp(freshness.contact_time),
+        contact_time=_time(freshness.contact_time),
     )
 
 
@@ -141,6 +149,10 @@ def _timings(timings: Timings) -> pb.Timings:
         assemble=_duration(timings.assemble),
         rerank=_duration(timings.rerank),
     )
+
+
+def _time(time: datetime | None) -> timestamp_pb2.Timestamp | None:
+    return None if time is None else timestamp(time)
 
 
 def _duration(seconds: float | None) -> duration_pb2.Duration | None:

@@ -82,6 +82,13 @@ class _Checks:
             raise InvalidArgumentError(message, tuple(self.violations))
 
 
+def project_id(value: str) -> ProjectId:
+    """The project of a request that has nothing else to check. Raises InvalidArgumentError."""
+    if not value:
+        raise InvalidArgumentError.of("project_id", "must not be empty")
+    return ProjectId(value)
+
+
 def query(request: pb.SearchRequest) -> Query:
     """The search that is asked for, with its defaults. Raises InvalidArgumentError with everything that is wrong."""
     checks = _Checks()

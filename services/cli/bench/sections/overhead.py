@@ -104,6 +104,7 @@ def _service(bench: Bench, data_dir: Path, module: str, more: Mapping[str, str])
         "KB_QUERY_HOST": "127.0.0.1",
         "KB_QUERY_PORT": str(port),
         "KB_QUERY_HTTP_PORT": str(http_port),
+        "KB_QUERY_HEALTH_PORT": "0",
         "KB_LOG_FORMAT": "json",
         **more,
     }

@@ -532,3 +532,191 @@ class Heartbeat(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class GetDigestRequest(_message.Message):
+    """Request of ChangeFeedService.GetDigest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    INCLUDE_DOCUMENTS_FIELD_NUMBER: _builtins.int
+    INCLUDE_UNSENT_VECTORS_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Id of the project."""
+    parts: _builtins.int
+    """How many parts of equal width to cut the range into, 1 to 1,000; 0 means 64. There are fewer when the range has fewer sequences."""
+    include_documents: _builtins.bool
+    """Name every document of the range, too. The range must not have more than 10,000 sequences."""
+    include_unsent_vectors: _builtins.bool
+    """Name the chunks of the project whose vectors the feed does not send, too."""
+    @_builtins.property
+    def range(self) -> Global___SequenceRange:
+        """Only documents whose last change is in this range. Not set: all."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        range: Global___SequenceRange | None = ...,
+        parts: _builtins.int = ...,
+        include_documents: _builtins.bool = ...,
+        include_unsent_vectors: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_documents", b"include_documents", "include_unsent_vectors", b"include_unsent_vectors", "parts", b"parts", "project_id", b"project_id", "range", b"range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDigestRequest: _TypeAlias = GetDigestRequest  # noqa: Y015
+
+@_typing.final
+class SequenceRange(_message.Message):
+    """Sequences after `from_sequence` up to and including `to_sequence`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_SEQUENCE_FIELD_NUMBER: _builtins.int
+    TO_SEQUENCE_FIELD_NUMBER: _builtins.int
+    from_sequence: _builtins.int
+    """Exclusive."""
+    to_sequence: _builtins.int
+    """Inclusive."""
+    def __init__(
+        self,
+        *,
+        from_sequence: _builtins.int = ...,
+        to_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_sequence", b"from_sequence", "to_sequence", b"to_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequenceRange: _TypeAlias = SequenceRange  # noqa: Y015
+
+@_typing.final
+class Digest(_message.Message):
+    """What the documents of a range come to. Two copies whose digests of a range are equal have the same documents in it, each in the same version
+    and with the same chunks. Titles, metadata and texts are not read: what changes them changes the sequence.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
+    CHUNK_COUNT_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    document_count: _builtins.int
+    """Documents whose last change is in the range; tombstones do not count."""
+    chunk_count: _builtins.int
+    """Their chunks."""
+    checksum: _builtins.int
+    """The sum, modulo 2^64, of the first 8 bytes (big-endian) of the BLAKE2b hash of `id \\0 sequence \\0 chunk id \\0 chunk id …` of each document."""
+    @_builtins.property
+    def range(self) -> Global___SequenceRange:
+        """The range."""
+
+    def __init__(
+        self,
+        *,
+        range: Global___SequenceRange | None = ...,
+        document_count: _builtins.int = ...,
+        chunk_count: _builtins.int = ...,
+        checksum: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "chunk_count", b"chunk_count", "document_count", b"document_count", "range", b"range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Digest: _TypeAlias = Digest  # noqa: Y015
+
+@_typing.final
+class DigestDocument(_message.Message):
+    """A document in a digest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    CHUNK_COUNT_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the document."""
+    sequence: _builtins.int
+    """Sequence of its last change."""
+    chunk_count: _builtins.int
+    """Number of its chunks."""
+    checksum: _builtins.int
+    """What it adds to the checksum of a digest."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        chunk_count: _builtins.int = ...,
+        checksum: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "chunk_count", b"chunk_count", "id", b"id", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DigestDocument: _TypeAlias = DigestDocument  # noqa: Y015
+
+@_typing.final
+class GetDigestResponse(_message.Message):
+    """Response of ChangeFeedService.GetDigest. Everything in it is of one moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    HEAD_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    EMBEDDED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    UNSENT_CHUNK_IDS_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.str
+    """Incarnation of the project's feed."""
+    head_sequence: _builtins.int
+    """Sequence of the last committed change."""
+    embedded_sequence: _builtins.int
+    """Every change up to this sequence has its vectors in the catalog."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Digest]:
+        """One digest a part, in the order of the sequences. Together they cover the range, or, after the part that brings them to 200,000 chunks, its
+        beginning: ask for the rest from where the last one ends.
+        """
+
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___DigestDocument]:
+        """The documents of these parts, if asked for, in the order of their sequences."""
+
+    @_builtins.property
+    def unsent_chunk_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of chunks whose vectors the feed does not send: they are newer than that, or cannot be embedded. If asked for; at most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.str = ...,
+        head_sequence: _builtins.int = ...,
+        parts: _abc.Iterable[Global___Digest] | None = ...,
+        documents: _abc.Iterable[Global___DigestDocument] | None = ...,
+        embedded_sequence: _builtins.int = ...,
+        unsent_chunk_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "embedded_sequence", b"embedded_sequence", "epoch", b"epoch", "head_sequence", b"head_sequence", "parts", b"parts", "unsent_chunk_ids", b"unsent_chunk_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDigestResponse: _TypeAlias = GetDigestResponse  # noqa: Y015

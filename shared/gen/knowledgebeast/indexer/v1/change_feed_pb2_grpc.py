@@ -40,6 +40,11 @@ class ChangeFeedServiceStub:
                 request_serializer=knowledgebeast_dot_indexer_dot_v1_dot_change__feed__pb2.WatchChangesRequest.SerializeToString,
                 response_deserializer=knowledgebeast_dot_indexer_dot_v1_dot_change__feed__pb2.WatchChangesResponse.FromString,
                 _registered_method=True)
+        self.GetDigest = channel.unary_unary(
+                '/knowledgebeast.indexer.v1.ChangeFeedService/GetDigest',
+                request_serializer=knowledgebeast_dot_indexer_dot_v1_dot_change__feed__pb2.GetDigestRequest.SerializeToString,
+                response_deserializer=knowledgebeast_dot_indexer_dot_v1_dot_change__feed__pb2.GetDigestResponse.FromString,
+                _registered_method=True)
 
 
 class ChangeFeedServiceServicer:
@@ -54,6 +59,14 @@ class ChangeFeedServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDigest(self, request, context):
+        """Tells what the catalog holds of a project, in a form that a copy can be compared with. A copy compares when its cursor is at `head_sequence`.
+        NOT_FOUND when the project does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChangeFeedServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +74,11 @@ def add_ChangeFeedServiceServicer_to_server(servicer, server):
                     servicer.WatchChanges,
                     request_deserializer=knowledgebeast_dot_indexer_dot_v1_dot_change__feed__pb2.WatchChangesRequest.FromString,
                     response_serializer=knowledgebeast_dot_indexer_dot_v1_dot_change__feed__pb2.WatchChangesResponse.SerializeToString,
+            ),
+            'GetDigest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDigest,
+                    request_deserializer=knowledgebeast_dot_indexer_dot_v1_dot_change__feed__pb2.GetDigestRequest.FromString,
+                    response_serializer=knowledgebeast_dot_indexer_dot_v1_dot_change__feed__pb2.GetDigestResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +109,33 @@ class ChangeFeedService:
             '/knowledgebeast.indexer.v1.ChangeFeedService/WatchChanges',
             knowledgebeast_dot_indexer_dot_v1_dot_change__feed__pb2.WatchChangesRequest.SerializeToString,
             knowledgebeast_dot_indexer_dot_v1_dot_change__feed__pb2.WatchChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDigest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/knowledgebeast.indexer.v1.ChangeFeedService/GetDigest',
+            knowledgebeast_dot_indexer_dot_v1_dot_change__feed__pb2.GetDigestRequest.SerializeToString,
+            knowledgebeast_dot_indexer_dot_v1_dot_change__feed__pb2.GetDigestResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class ChangeFeedServiceStub:
     """Sends everything after the cursor, then every change as it is committed, until the client ends the call. NOT_FOUND when the project
     does not exist or is deleted; UNAVAILABLE when the service shuts down: watch again from the last cursor.
     """
+    GetDigest: _grpc.UnaryUnaryMultiCallable[_change_feed_pb2.GetDigestRequest, _change_feed_pb2.GetDigestResponse]
+    """Tells what the catalog holds of a project, in a form that a copy can be compared with. A copy compares when its cursor is at `head_sequence`.
+    NOT_FOUND when the project does not exist.
+    """
 
 @_typing.type_check_only
 class ChangeFeedServiceAsyncStub(ChangeFeedServiceStub):
@@ -46,6 +50,10 @@ class ChangeFeedServiceAsyncStub(ChangeFeedServiceStub):
     WatchChanges: _aio.UnaryStreamMultiCallable[_change_feed_pb2.WatchChangesRequest, _change_feed_pb2.WatchChangesResponse]  # type: ignore[assignment]
     """Sends everything after the cursor, then every change as it is committed, until the client ends the call. NOT_FOUND when the project
     does not exist or is deleted; UNAVAILABLE when the service shuts down: watch again from the last cursor.
+    """
+    GetDigest: _aio.UnaryUnaryMultiCallable[_change_feed_pb2.GetDigestRequest, _change_feed_pb2.GetDigestResponse]  # type: ignore[assignment]
+    """Tells what the catalog holds of a project, in a form that a copy can be compared with. A copy compares when its cursor is at `head_sequence`.
+    NOT_FOUND when the project does not exist.
     """
 
 class ChangeFeedServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -59,6 +67,16 @@ class ChangeFeedServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_change_feed_pb2.WatchChangesResponse], _abc.AsyncIterator[_change_feed_pb2.WatchChangesResponse]]:
         """Sends everything after the cursor, then every change as it is committed, until the client ends the call. NOT_FOUND when the project
         does not exist or is deleted; UNAVAILABLE when the service shuts down: watch again from the last cursor.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDigest(
+        self,
+        request: _change_feed_pb2.GetDigestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_change_feed_pb2.GetDigestResponse, _abc.Awaitable[_change_feed_pb2.GetDigestResponse]]:
+        """Tells what the catalog holds of a project, in a form that a copy can be compared with. A copy compares when its cursor is at `head_sequence`.
+        NOT_FOUND when the project does not exist.
         """
 
 def add_ChangeFeedServiceServicer_to_server(servicer: ChangeFeedServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

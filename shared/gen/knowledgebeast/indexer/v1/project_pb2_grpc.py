@@ -109,7 +109,8 @@ class ProjectServiceServicer:
     def RebuildVectors(self, request, context):
         """Drops the project's vectors from the vector store and begins to write them again from the catalog, to another collection, without embedding
         anything again. Returns at once, also when the vector store is down: the rebuild then begins when it is back. Searches go on meanwhile, with
-        the query services' own vectors; of a project that is too large for those (KB_REPLICA_VECTORS_MAX), by keyword alone. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
+        the query services' own vectors; of a project that is too large for those (KB_REPLICA_VECTORS_MAX), by keyword alone. Idempotent: a project in STATE_REBUILDING
+        goes on with the rebuild that is under way, unless `restart` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,8 @@ class ProjectServiceStub:
     RebuildVectors: _grpc.UnaryUnaryMultiCallable[_project_pb2.RebuildVectorsRequest, _project_pb2.RebuildVectorsResponse]
     """Drops the project's vectors from the vector store and begins to write them again from the catalog, to another collection, without embedding
     anything again. Returns at once, also when the vector store is down: the rebuild then begins when it is back. Searches go on meanwhile, with
-    the query services' own vectors; of a project that is too large for those (KB_REPLICA_VECTORS_MAX), by keyword alone. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
+    the query services' own vectors; of a project that is too large for those (KB_REPLICA_VECTORS_MAX), by keyword alone. Idempotent: a project in STATE_REBUILDING
+    goes on with the rebuild that is under way, unless `restart` is set.
     """
 
 @_typing.type_check_only
@@ -67,7 +68,8 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     RebuildVectors: _aio.UnaryUnaryMultiCallable[_project_pb2.RebuildVectorsRequest, _project_pb2.RebuildVectorsResponse]  # type: ignore[assignment]
     """Drops the project's vectors from the vector store and begins to write them again from the catalog, to another collection, without embedding
     anything again. Returns at once, also when the vector store is down: the rebuild then begins when it is back. Searches go on meanwhile, with
-    the query services' own vectors; of a project that is too large for those (KB_REPLICA_VECTORS_MAX), by keyword alone. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
+    the query services' own vectors; of a project that is too large for those (KB_REPLICA_VECTORS_MAX), by keyword alone. Idempotent: a project in STATE_REBUILDING
+    goes on with the rebuild that is under way, unless `restart` is set.
     """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -121,7 +123,8 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_project_pb2.RebuildVectorsResponse, _abc.Awaitable[_project_pb2.RebuildVectorsResponse]]:
         """Drops the project's vectors from the vector store and begins to write them again from the catalog, to another collection, without embedding
         anything again. Returns at once, also when the vector store is down: the rebuild then begins when it is back. Searches go on meanwhile, with
-        the query services' own vectors; of a project that is too large for those (KB_REPLICA_VECTORS_MAX), by keyword alone. Idempotent: a project in STATE_REBUILDING goes on with the rebuild that is under way.
+        the query services' own vectors; of a project that is too large for those (KB_REPLICA_VECTORS_MAX), by keyword alone. Idempotent: a project in STATE_REBUILDING
+        goes on with the rebuild that is under way, unless `restart` is set.
         """
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

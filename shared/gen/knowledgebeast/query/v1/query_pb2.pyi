@@ -730,7 +730,9 @@ class Degradation(_message.Message):
         REASON_EMBEDDING_UNAVAILABLE: Degradation._Reason.ValueType  # 3
         """The query could not be embedded: keyword hits alone."""
         REASON_REPLICA_STALE: Degradation._Reason.ValueType  # 4
-        """The change feed is interrupted: later writes may be missing."""
+        """The change feed is interrupted, and later writes may be missing; or (component `replica`) this replica is still copying the project, and any
+        documents may be missing.
+        """
         REASON_VECTORS_STALE: Degradation._Reason.ValueType  # 5
         """Vectors of the latest writes are not there yet, though the request asked for them."""
         REASON_RERANKING_SKIPPED: Degradation._Reason.ValueType  # 6
@@ -739,6 +741,10 @@ class Degradation(_message.Message):
         """Diversity was asked for, and this replica does not keep the vectors that it needs: the order is that of the scores."""
         REASON_FILTER_INCOMPLETE: Degradation._Reason.ValueType  # 8
         """The filter matches few chunks of a project whose vectors this replica does not keep: the vector leg may have missed some of them."""
+        REASON_LAST_GOOD_ANSWER: Degradation._Reason.ValueType  # 9
+        """The vector store could not be asked and no copy of the vectors was at hand: the hits are those of the last whole answer to the same search,
+        all of them still as they were then. What was written since may be missing. `served_from_cache` is set, too.
+        """
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """What is missing."""
@@ -752,7 +758,9 @@ class Degradation(_message.Message):
     REASON_EMBEDDING_UNAVAILABLE: Degradation.Reason.ValueType  # 3
     """The query could not be embedded: keyword hits alone."""
     REASON_REPLICA_STALE: Degradation.Reason.ValueType  # 4
-    """The change feed is interrupted: later writes may be missing."""
+    """The change feed is interrupted, and later writes may be missing; or (component `replica`) this replica is still copying the project, and any
+    documents may be missing.
+    """
     REASON_VECTORS_STALE: Degradation.Reason.ValueType  # 5
     """Vectors of the latest writes are not there yet, though the request asked for them."""
     REASON_RERANKING_SKIPPED: Degradation.Reason.ValueType  # 6
@@ -761,6 +769,10 @@ class Degradation(_message.Message):
     """Diversity was asked for, and this replica does not keep the vectors that it needs: the order is that of the scores."""
     REASON_FILTER_INCOMPLETE: Degradation.Reason.ValueType  # 8
     """The filter matches few chunks of a project whose vectors this replica does not keep: the vector leg may have missed some of them."""
+    REASON_LAST_GOOD_ANSWER: Degradation.Reason.ValueType  # 9
+    """The vector store could not be asked and no copy of the vectors was at hand: the hits are those of the last whole answer to the same search,
+    all of them still as they were then. What was written since may be missing. `served_from_cache` is set, too.
+    """
 
     REASON_FIELD_NUMBER: _builtins.int
     COMPONENT_FIELD_NUMBER: _builtins.int
@@ -906,6 +918,8 @@ class SearchResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
+    SERVED_FROM_CACHE_FIELD_NUMBER: _builtins.int
+    FOUND_TIME_FIELD_NUMBER: _builtins.int
     mode: Global___SearchMode.ValueType
     """The mode that was searched with."""
     degraded_mode: _builtins.bool
@@ -916,6 +930,8 @@ class SearchResponse(_message.Message):
     """The hits are those of an equal search of a few minutes ago at most, kept since: nothing in the project has changed. (Keyword scores depend on
     how often words occur in all projects together; a kept answer has those of its time.)
     """
+    served_from_cache: _builtins.bool
+    """The hits are those of the last whole answer to the same search, because the vector leg could not be run: see REASON_LAST_GOOD_ANSWER."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """The hits, best first. Equal scores are ordered by chunk id."""
@@ -932,6 +948,10 @@ class SearchResponse(_message.Message):
     def timings(self) -> Global___Timings:
         """Where the time went."""
 
+    @_builtins.property
+    def found_time(self) -> _timestamp_pb2.Timestamp:
+        """When the hits were found, if `served_from_cache`; else not set."""
+
     def __init__(
         self,
         *,
@@ -943,10 +963,12 @@ class SearchResponse(_message.Message):
         timings: Global___Timings | None = ...,
         next_page_token: _builtins.str = ...,
         cached: _builtins.bool = ...,
+        served_from_cache: _builtins.bool = ...,
+        found_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["found_time", b"found_time", "freshness", b"freshness", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "degradations", b"degradations", "degraded_mode", b"degraded_mode", "freshness", b"freshness", "hits", b"hits", "mode", b"mode", "next_page_token", b"next_page_token", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "degradations", b"degradations", "degraded_mode", b"degraded_mode", "found_time", b"found_time", "freshness", b"freshness", "hits", b"hits", "mode", b"mode", "next_page_token", b"next_page_token", "served_from_cache", b"served_from_cache", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1032,8 +1054,12 @@ class FindSimilarResponse(_message.Message):
     DEGRADATIONS_FIELD_NUMBER: _builtins.int
     FRESHNESS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    SERVED_FROM_CACHE_FIELD_NUMBER: _builtins.int
+    FOUND_TIME_FIELD_NUMBER: _builtins.int
     degraded_mode: _builtins.bool
     """Something is missing from this answer: see `degradations`."""
+    served_from_cache: _builtins.bool
+    """The hits are those of the last whole answer to the same call, because the vector leg could not be run: see REASON_LAST_GOOD_ANSWER."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """One hit a document, by its most similar chunk, best first."""
@@ -1050,6 +1076,10 @@ class FindSimilarResponse(_message.Message):
     def timings(self) -> Global___Timings:
         """Where the time went."""
 
+    @_builtins.property
+    def found_time(self) -> _timestamp_pb2.Timestamp:
+        """When the hits were found, if `served_from_cache`; else not set."""
+
     def __init__(
         self,
         *,
@@ -1058,10 +1088,12 @@ class FindSimilarResponse(_message.Message):
         degradations: _abc.Iterable[Global___Degradation] | None = ...,
         freshness: Global___Freshness | None = ...,
         timings: Global___Timings | None = ...,
+        served_from_cache: _builtins.bool = ...,
+        found_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["found_time", b"found_time", "freshness", b"freshness", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degradations", b"degradations", "degraded_mode", b"degraded_mode", "freshness", b"freshness", "hits", b"hits", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degradations", b"degradations", "degraded_mode", b"degraded_mode", "found_time", b"found_time", "freshness", b"freshness", "hits", b"hits", "served_from_cache", b"served_from_cache", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

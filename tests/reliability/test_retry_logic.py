@@ -7,7 +7,19 @@ from collections.abc import Callable
 
 import pytest
 
-from shared.errors import CircuitOpenError, VectorStoreError, VectorStoreUnavailableError
+from shared.chroma.factory import create_chroma_store
+from shared.chroma.status import refused, unreachable
+from shared.config import CommonSettings, load
+from shared.errors import (
+    CircuitOpenError,
+    InvalidArgumentError,
+    KnowledgeBeastError,
+    NotFoundError,
+    ResourceExhaustedError,
+    VectorStoreError,
+    VectorStoreUnavailableError,
+)
+from shared.observability.metrics import REGISTRY
 from shared.resilience.deadline import Deadline
 from shared.resilience.retry import RetryBudget, RetryOutcome, RetryPolicy
 
@@ -213,3 +225,80 @@ async def test_cancelling_ends_it(where: str, clock: Clock) -> None:
         await task
 
     assert outcomes == [(RetryOutcome.CANCELLED, 1)]
+
+
+def answered(status: int) -> Exception:
+    """What the adapter makes of an answer with this HTTP status."""
+    return refused("query", status, b"", about_collection=True, retry_after=None)
+
+
+@pytest.mark.parametrize("error", [answered(status) for status in (408, 425, 429, 500, 502, 503, 504)], ids=lambda error: str(error.__cause__))
+async def test_temporary_answers_are_repeated_by_their_status(policy: RetryPolicy, clock: Clock, error: Exception) -> None:
+    """Too many requests, time-outs on the other side and server errors pass."""
+    assert await run(policy, Calls(error), clock) == "ok"
+
+
+@pytest.mark.parametrize("error", [answered(status) for status in (400, 401, 403, 404, 409, 413, 422)], ids=lambda error: str(error.__cause__))
+async def test_final_answers_are_not_repeated(policy: RetryPolicy, clock: Clock, error: Exception) -> None:
+    """Validation, authentication and not found would be answered the same way again."""
+    call = Calls(error)
+    with pytest.raises(VectorStoreError):
+        await run(policy, call, clock)
+    assert call.count == 1
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(), ConnectionResetError(), TimeoutError(), OSError("no route")], ids=repr)
+async def test_broken_connections_and_timeouts_are_repeated(policy: RetryPolicy, clock: Clock, error: Exception) -> None:
+    """Nothing, or nothing whole, came back."""
+    assert await run(policy, Calls(unreachable("query", error)), clock) == "ok"
+
+
+@pytest.mark.parametrize(
+    "error", [InvalidArgumentError("no"), NotFoundError("no"), ResourceExhaustedError("no"), KnowledgeBeastError("no")], ids=repr
+)
+async def test_errors_of_our_own_are_not_repeated(policy: RetryPolicy, clock: Clock, error: Exception) -> None:
+    """They say what is wrong with the request, or with us; the store has nothing to do with it."""
+    call = Calls(error)
+    with pytest.raises(type(error)):
+        await run(policy, call, clock)
+    assert call.count == 1
+
+
+async def test_an_outage_does_not_double_the_load(clock: Clock) -> None:
+    """With every call failing at 100 a second, retries are a fifth of the requests and ten a second: 1.3 attempts a request, not three."""
+    calls = 0
+    budget = RetryBudget(clock=clock)
+    while budget.withdraw():
+        pass
+
+    async def failing() -> None:
+        nonlocal calls
+        calls += 1
+        raise VectorStoreUnavailableError("down")
+
+    async def at_once(_seconds: float) -> None:
+        return
+
+    policy = RetryPolicy(sleep=at_once)
+    for _ in range(1_000):
+        clock.now += 0.01
+        with pytest.raises(VectorStoreUnavailableError):
+            await run(policy, failing, clock, budget=budget)
+    assert calls == pytest.approx(1_300, abs=2)
+
+
+async def test_looking_at_the_budget_leaves_it_as_it_is(clock: Clock) -> None:
+    """A scrape reads it from another thread; however often, the same retries are there."""
+    budget = RetryBudget(clock=clock)
+    while budget.withdraw():
+        pass
+    clock.now += 0.25
+    assert [budget.available for _ in range(5)] == [2.5] * 5
+    assert [budget.withdraw() for _ in range(3)] == [True, True, False]
+
+
+async def test_the_budget_is_a_metric() -> None:
+    """`kb_retry_budget`: what could be retried at the moment of the scrape; full at the start."""
+    chroma = create_chroma_store(load(CommonSettings))
+    assert REGISTRY.get_sample_value("kb_retry_budget") == 100.0
+    await chroma.client.close()

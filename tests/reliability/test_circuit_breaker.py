@@ -1,15 +1,36 @@
-"""The circuit breaker: when it opens, who is let through, and what counts."""
+"""The circuit breaker: when it opens, who is let through, what counts, and who is told; alone, and as the services use it around ChromaDB."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from services.cli.stack.process import free_port
+from shared.checks import add_common_checks
+from shared.chroma.factory import ChromaStore, create_chroma_store
+from shared.chroma.resilient import ResilientVectorStore
+from shared.config import CommonSettings, load
 from shared.errors import CircuitOpenError, CollectionNotFoundError, VectorStoreError, VectorStoreUnavailableError
+from shared.gen.knowledgebeast.ops.v1 import status_pb2
+from shared.health import HealthMonitor
+from shared.observability import logging
+from shared.observability.metrics import REGISTRY
 from shared.resilience.breaker import Breaker, BreakerState
+from shared.resilience.retry import RetryBudget, RetryPolicy
+from shared.rpc.status_service import StatusServicer
+from shared.serving import ServingStates
+from tests.fakes.vector_store import FakeVectorStore
+from tests.fixtures.world import LineEmbedder
 
 
 class Clock:
@@ -364,3 +385,160 @@ def test_it_refuses_to_guard_what_it_cannot(breaker: Breaker) -> None:
     """As a plain context manager the library's own counting would apply, so that is an error."""
     with pytest.raises(TypeError, match="call_async"), breaker:
         pass
+
+
+# --- around the vector store -----------------------------------------------------------------------------------------------------------------
+
+VECTOR = np.ones(4, np.float32)
+
+
+def guarded(inner: FakeVectorStore, breaker: Breaker, attempts: int = 3) -> ResilientVectorStore:
+    """A store behind retry, breaker and time limit; waits between attempts are a millisecond."""
+    return ResilientVectorStore(inner, breaker=breaker, retry=RetryPolicy(attempts=attempts, initial=0.001), budget=RetryBudget())
+
+
+async def ask(store: ResilientVectorStore, timeout: float = 5.0) -> str:
+    """`ok`, or the name of the error."""
+    try:
+        await store.query("c", VECTOR, 5, timeout=timeout)
+    except (VectorStoreUnavailableError, VectorStoreError) as error:
+        return type(error).__name__
+    return "ok"
+
+
+async def test_hung_calls_are_seen_before_their_callers_give_up(clock: Clock) -> None:
+    """The time limit inside the breaker fires before the caller's deadline cancels the call: five hung calls open it, and the sixth does not wait."""
+    inner, breaker = FakeVectorStore(), Breaker(clock=clock)
+    inner.hang()
+    store = guarded(inner, breaker, attempts=1)
+    async with asyncio.timeout(0.5):  # all five callers' own deadline
+        assert await asyncio.gather(*(ask(store, timeout=0.4) for _ in range(5))) == ["VectorStoreUnavailableError"] * 5
+    assert breaker.state is BreakerState.OPEN
+
+    began = time.perf_counter()
+    assert await ask(store, timeout=0.4) == "CircuitOpenError"
+    assert time.perf_counter() - began < 0.1
+    assert inner.calls["query"] == 5
+
+
+async def test_fifty_searches_after_an_outage_ask_the_store_once(clock: Clock) -> None:
+    """Through the whole stack of retry, breaker and time limit one call reaches the store; the 49 others are refused at once, without a retry."""
+    inner, breaker = FakeVectorStore(), Breaker(clock=clock, probe_lease=60.0)
+    inner.collections["c"] = {}
+    inner.fail()
+    store = guarded(inner, breaker)
+    while breaker.state is not BreakerState.OPEN:
+        await ask(store)
+    clock.now += 30.0
+    before = inner.calls["query"]
+    inner.heal()
+    inner.hang()
+    searches = [asyncio.create_task(ask(store)) for _ in range(50)]
+    await inner.called("query")
+    async with asyncio.timeout(2):
+        refused = [await search for search in searches[1:]]
+    assert refused == ["CircuitOpenError"] * 49
+    assert inner.calls["query"] == before + 1
+    inner.heal()
+    assert await searches[0] == "ok"
+    assert breaker.closed
+
+
+# --- as the services make it -----------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def store_of(**settings: float) -> AsyncIterator[ChromaStore]:
+    """What the settings give, around a ChromaDB that is not there."""
+    chroma = create_chroma_store(load(CommonSettings, chroma_url=f"http://127.0.0.1:{free_port()}", retry_attempts=1, **settings))
+    try:
+        yield chroma
+    finally:
+        chroma.breaker.reset()  # the metrics of this process show it until another store is made
+        await chroma.client.close()
+
+
+def sample(name: str, **labels: str) -> float:
+    """The value of a metric now."""
+    value = REGISTRY.get_sample_value(name, labels)
+    assert value is not None
+    return value
+
+
+@pytest.fixture
+def lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """A function that returns the lines that were logged so far."""
+    stream = io.StringIO()
+    logging.configure("tests", "info", "json", stream=stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    logging.configure("tests", "info", "json")
+
+
+async def test_thresholds_come_from_the_settings() -> None:
+    """KB_BREAKER_FAILURES failures open it, for KB_BREAKER_RECOVERY seconds; outside of KB_BREAKER_WINDOW seconds they do not count."""
+    async with store_of(breaker_failures=2, breaker_recovery=7.0, breaker_window=0.05) as chroma:
+        await ask(chroma.store)
+        async with asyncio.timeout(5):
+            while chroma.breaker.failures:
+                await asyncio.sleep(0.01)
+        await ask(chroma.store)
+        assert chroma.breaker.state is BreakerState.CLOSED
+    async with store_of(breaker_failures=2, breaker_recovery=7.0, breaker_window=60.0) as chroma:
+        assert [await ask(chroma.store) for _ in range(3)] == ["VectorStoreUnavailableError"] * 2 + ["CircuitOpenError"]
+        assert 6.0 < chroma.breaker.retry_after <= 7.0
+
+
+async def test_states_transitions_and_rejections_are_metrics() -> None:
+    """The gauge has the state, half-open as soon as the time is over; each change and each refused call is counted."""
+    transitions, rejections = sample("kb_breaker_transitions_total", to="open"), sample("kb_breaker_rejections_total")
+    async with store_of(breaker_failures=2, breaker_recovery=0.3) as chroma:
+        for _ in range(5):
+            await ask(chroma.store)
+        assert sample("kb_breaker_state") == 2
+        assert sample("kb_breaker_transitions_total", to="open") == transitions + 1
+        assert sample("kb_breaker_rejections_total") == rejections + 3
+        async with asyncio.timeout(5):
+            while sample("kb_breaker_state") == 2:
+                await asyncio.sleep(0.01)
+        assert sample("kb_breaker_state") == 1
+        chroma.breaker.reset()
+        assert sample("kb_breaker_state") == 0
+
+
+async def test_each_transition_is_one_log_line(lines: Callable[[], list[dict[str, Any]]]) -> None:
+    """With both states and the number of refused calls, so that an outage is two lines and not one a call."""
+    async with store_of(breaker_failures=2) as chroma:
+        for _ in range(5):
+            await ask(chroma.store)
+        chroma.breaker.reset()
+    changes = [line for line in lines() if "circuit breaker" in line["event"]]
+    assert [(line["before"], line["after"], line["rejections"], line["level"]) for line in changes] == [
+        ("closed", "open", 0, "warning"),
+        ("open", "closed", 3, "warning"),
+    ]
+
+
+async def test_get_status_tells_the_breaker_as_it_is_now(tmp_path: Path) -> None:
+    """State, failures and refused calls, and while it is open since when and for how long: not as of the last check, but of the answer."""
+    async with store_of(breaker_failures=2) as chroma:
+        monitor = HealthMonitor("query", ServingStates())
+        add_common_checks(monitor, chroma=chroma, embedder=LineEmbedder(), data_dir=tmp_path, disk_reserve_bytes=0, when_low="")  # type: ignore[arg-type] # it has all that a check calls
+        await monitor.start()
+        servicer = StatusServicer(monitor)
+        try:
+            assert await _breaker(servicer) == {"breaker": "closed", "breaker_failures": 0, "breaker_rejections": 0}
+            began = datetime.now(UTC)
+            for _ in range(3):
+                await ask(chroma.store)
+            told = await _breaker(servicer)
+            assert 29.0 < told.pop("breaker_retry_after_s") <= 30.0
+            assert began.timestamp() - 1 <= datetime.fromisoformat(told.pop("breaker_since")).timestamp() <= datetime.now(UTC).timestamp()
+            assert told == {"breaker": "open", "breaker_failures": 2, "breaker_rejections": 1}
+        finally:
+            await monitor.stop()
+
+
+async def _breaker(servicer: StatusServicer) -> dict[str, Any]:
+    response = await servicer.GetStatus(status_pb2.GetStatusRequest(), None)
+    (details,) = [component.details for component in response.components if component.name == "chromadb"]
+    return {name: details[name] for name in details if name.startswith("breaker")}
