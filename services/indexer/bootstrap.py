@@ -19,12 +19,13 @@ from services.indexer.application.projector import Projector
 from services.indexer.application.projects import Projects
 from services.indexer.application.quarantine import Quarantine
 from services.indexer.application.reconciler import IDS_A_SECOND, Reconciler
-from services.indexer.application.scrubber import DOCUMENTS_A_SECOND, Scrubber
+from services.indexer.application.scrubber import BYTES_A_SECOND, Scrubber
 from services.indexer.application.signals import Signals
 from services.indexer.application.subjects import Subject
 from services.indexer.application.vectoriser import Vectoriser
 from services.indexer.application.worker import Worker
 from services.indexer.catalog.sqlite import SqliteCatalog
+from services.indexer.checks import check_database
 from services.indexer.config import IndexerSettings
 from services.indexer.disk import DiskSpace
 from services.indexer.limits import limits
@@ -85,14 +86,7 @@ def _add_checks(
     """What the indexer's health is made of. Only the catalog is required: writes need nothing else."""
 
     async def database() -> Details | Degraded:
-        await catalog.probe()
-        count = await catalog.count_projects()
-        metrics.set_active_projects(count)
-        if scrubber.damage.count:
-            some = ", ".join(scrubber.damage.examples)
-            message = f"documents are not what was written, {some} among them: write them again, or restore a backup"
-            return Degraded(message, {"projects": count, "damaged_documents": scrubber.damage.count})
-        return {"projects": count}
+        return await check_database(catalog, scrubber.damage)
 
     async def projector() -> Details | Degraded:
         held = await catalog.count_quarantined()
@@ -147,7 +141,7 @@ async def start(life: Lifecycle, settings: IndexerSettings) -> None:
     projector = Projector(catalog, chroma.store, writer, signals, write_timeout=settings.chroma_timeout)
     reconciler = Reconciler(catalog, chroma.store, writer, Pace(IDS_A_SECOND), timeout=settings.chroma_timeout)
     janitor = Janitor(catalog, chroma.store, tombstone_seconds=settings.tombstone_retention, write_timeout=settings.chroma_timeout)
-    scrubber = Scrubber(catalog, Pace(DOCUMENTS_A_SECOND))
+    scrubber = Scrubber(catalog, Pace(BYTES_A_SECOND))
     loader = ModelLoader(embedder)
     workers = {
         "model": loader.run(),

@@ -9,7 +9,8 @@ from shared.resilience.admission import Limit
 _PACKAGE = "knowledgebeast.indexer.v1"
 # Writes that arrive together are committed together, so many at a time are of use; each holds its documents in memory (see KB_WRITE_QUEUE_BYTES).
 _WRITES = Limit(concurrency=64, queue=64, patience=2.0)
-_STREAMS = Limit(concurrency=32, queue=32, patience=2.0)
+# A stream may stay open while its client has nothing to send: it holds no place then, and up to 32 times as many may be open.
+_STREAMS = Limit(concurrency=32, queue=32, patience=2.0, yields=True)
 # One for each project and query service, open as long as the service runs.
 _FEEDS = Limit(concurrency=10_000, queue=0, patience=1.0)
 # Walks many chunks in one of the catalog's reading threads, one call after another.

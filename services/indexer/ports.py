@@ -25,6 +25,7 @@ from services.indexer.records import (
     QuarantineStage,
     RequestKey,
     StoredDocument,
+    StoredPage,
     UnembeddedChunk,
     Written,
 )
@@ -229,11 +230,27 @@ class VerificationCatalog(Protocol):
 class ScrubCatalog(Protocol):
     """Documents as the disk holds them."""
 
-    async def stored_page(self, after: int, limit: int) -> Sequence[StoredDocument]:
-        """Documents behind a key, in the order of their keys, at most `limit`."""
+    async def stored_page(self, after: int, size: int) -> StoredPage | None:
+        """Documents behind a key, in the order of their keys, about `size` bytes of them and at least one; None behind the last.
 
-    async def mark_damaged(self, keys: Collection[int]) -> None:
-        """These documents are not what was written: writing one again with its old content is a change."""
+        Raises CorruptionError if it cannot even be read which there are.
+        """
+
+    async def mark_damaged(self, documents: Sequence[StoredDocument]) -> Sequence[StoredDocument]:
+        """These documents are not what was written: writing one again with its old content is a change.
+
+        Returns those of them that have not been written or deleted since they were read; the others are left alone.
+        """
+
+
+class HealthCatalog(Protocol):
+    """What tells whether the catalog works."""
+
+    async def probe(self) -> None:
+        """Writes and commits a little. Raises what a write would raise."""
+
+    async def count_projects(self) -> int:
+        """Projects that are not deleted."""
 
 
 class Disk(Protocol):

@@ -207,3 +207,20 @@ class StoredDocument:
     def name(self) -> str:
         """`project/document`, for people."""
         return b"/".join((self.project_id, self.id)).decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPage:
+    """Documents as the catalog's file holds them.
+
+    Attributes:
+        documents: What could be read.
+        unreadable: How many could not.
+        size: Bytes that were read, about.
+        position: Key of the last one that was looked at, deleted ones too.
+    """
+
+    documents: Sequence[StoredDocument]
+    unreadable: int
+    size: int
+    position: int

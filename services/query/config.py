@@ -32,7 +32,7 @@ class QuerySettings(CommonSettings):
         description="Searches that are worked on at a time; those that wait for ChromaDB do not count. 0: two for each core.",
     )
     search_queue: int = Field(
-        default=16, ge=0, le=10_000, description="Searches that wait to be worked on at most; the rest is refused, to be retried."
+        default=4, ge=0, le=10_000, description="Searches that wait to be worked on at most; the rest is refused, to be retried."
     )
     search_queue_timeout: Seconds = Field(default=0.05, description="Seconds that a search waits to be worked on at most.")
     embed_timeout: Seconds = Field(default=1.0, description="Seconds that embedding a query may take; then the answer is degraded.")

@@ -127,7 +127,7 @@ RECONCILE_DURATION: Final = _histogram(
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800),
 )
 DAMAGED_DOCUMENTS: Final = _gauge(
-    "kb_catalog_damaged_documents", "Documents of the catalog that the last look at all of them found to be not what was written."
+    "kb_catalog_damaged_documents", "Documents of the catalog that the last look at all of them found to be not what was written, or could not read."
 )
 FEED_LAG: Final = _gauge("kb_feed_lag_sequences", "Changes that this replica has heard of but not yet applied, all projects together.")
 _REPLICA_DIFFERENCES: Final = ("documents_missing", "documents_extra", "documents_different", "keyword_index", "replica_vectors")

@@ -29,6 +29,11 @@ _RETRY_AFTER = (0.5, 1.5)
 _current: ContextVar[Ticket | None] = ContextVar("admission_ticket", default=None)
 
 
+def retry_after() -> float:
+    """Seconds after which somebody who is refused because there is too much to do may come back."""
+    return random.uniform(*_RETRY_AFTER)  # noqa: S311 # spreads load, keeps no secret
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """How much is admitted.
@@ -117,8 +122,7 @@ class Admission:
         return self._limit.yields
 
     def _refusal(self) -> ResourceExhaustedError:
-        seconds = random.uniform(*_RETRY_AFTER)  # noqa: S311 # spreads load, keeps no secret
-        return ResourceExhaustedError("too many requests at a time: retry, with growing pauses", retry_after=seconds, reason=OVERLOADED)
+        return ResourceExhaustedError("too many requests at a time: retry, with growing pauses", retry_after=retry_after(), reason=OVERLOADED)
 
 
 class Ticket:

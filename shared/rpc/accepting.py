@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import grpc
@@ -20,8 +21,14 @@ import grpc.aio
 from grpc._cython import cygrpc
 from grpc.aio import _server
 
+from shared.observability.logging import get_logger
+from shared.resilience.backoff import Backoff
+
 # Five calls can come in while one request is renewed, and a few more for bursts.
 _ACCEPTS_A_METHOD: Final = 8
+# Between attempts to ask the core for a call when it fails: at once it would fail again, and the loop would do nothing else.
+_BACKOFF: Final = Backoff()
+_log = get_logger(__name__)
 
 
 def accepting_server(interceptors: Sequence[grpc.aio.ServerInterceptor], options: Sequence[tuple[str, Any]]) -> grpc.aio.Server:
@@ -36,6 +43,7 @@ class _Accepting(_server.Server):
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         # The event loop alone does not keep a task from being collected. Bounded by the calls that are under way.
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
         """What generated code calls."""
@@ -50,14 +58,28 @@ class _Accepting(_server.Server):
             for _ in range(_ACCEPTS_A_METHOD - 1):  # the library has one of its own
                 self._keep(self._accept(path, resolver))
 
+    async def stop(self, grace: float | None) -> None:
+        """Takes no new calls, and ends those that are under way after `grace` seconds."""
+        self._stopping.set()
+        await super().stop(grace)
+
     async def _accept(self, path: str, resolver: object) -> None:
         """Takes one call after the other, as the library's own loop does, until the server stops."""
         loop = asyncio.get_running_loop()
+        failures = 0
         while self._server.is_running():
             try:
                 state = await self._server._request_registered_call(path.encode())
             except cygrpc._RequestCallError:
                 return  # the core takes no more calls
+            except Exception:  # noqa: BLE001 # whatever it is, without this lane the method would take fewer calls, and in silence
+                failures += 1
+                _log.exception("call_not_taken", path=path, failures=failures)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_BACKOFF.seconds(failures)):
+                        await self._stopping.wait()
+                continue
+            failures = 0
             call = cygrpc._handle_rpc(path, resolver, self._layers, state, loop, False)
             self._keep(cygrpc._schedule_rpc_coro(call, state, loop, path))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from shared.domain import Cursor, FeedStream, Heartbeat, Reset, ResetReason, Seq
 from shared.search import DegradationReason, SearchMode
 from tests.fakes.feed import TIME, make_batch, make_document, make_project
 from tests.fixtures.world import P, World, ids, open_world
+from tests.waiting import eventually
 
 NO_CURSOR = Reset(ResetReason.NO_CURSOR, FeedStream.DOCUMENTS, "e2")
 
@@ -109,6 +111,26 @@ def test_a_crash_between_the_two_leaves_the_new_one_alone(tmp_path: Path) -> Non
     again.close()
 
 
+def test_a_copy_that_begins_twice_is_still_being_made(tmp_path: Path) -> None:
+    """The stream broke off right behind its reset; the project was created while the replica ran, so the list told of no changes."""
+    replica = Replica.open(tmp_path, vectors_max=10)
+    replica.put_project(make_project("docs"))
+    reset = Reset(ResetReason.NO_CURSOR, FeedStream.DOCUMENTS, "e1")
+    replica.apply_reset(P, reset)
+    replica.apply_documents(P, make_batch(0, make_document("a", "alpha"), make_document("b", "beta")))
+    for _ in range(2):
+        replica.apply_reset(P, reset)
+        assert replica.project(P).copying
+    replica.close()
+    again = Replica.open(tmp_path, vectors_max=10)
+    assert again.project(P).copying
+    again.apply_documents(P, make_batch(0, make_document("a", "alpha"), head=2))
+    assert again.project(P).copying
+    again.apply_documents(P, make_batch(1, make_document("b", "beta")))
+    assert not again.project(P).copying
+    again.close()
+
+
 def test_a_replica_that_ended_in_the_middle_of_a_copy_knows_it(tmp_path: Path) -> None:
     """It goes on where it was, and says until then that something is missing."""
     replica = Replica.open(tmp_path, vectors_max=10)
@@ -143,12 +165,27 @@ async def test_searches_of_a_project_that_is_being_copied_say_so(tmp_path: Path)
         assert (await world.ask("alpha", mode=SearchMode.KEYWORD)).degradations == ()
 
 
-async def test_who_has_waited_for_a_write_misses_nothing_that_was_written_before(tmp_path: Path) -> None:
-    """Changes come in the order of their sequences."""
+async def test_a_search_with_a_token_waits_until_the_copy_is_whole(tmp_path: Path) -> None:
+    """The token's document may have been written again since: then it comes with its last change, behind others that are older."""
     async with open_world(tmp_path) as world:
         await copy_begins(world)
-        answer = await world.ask("alpha", mode=SearchMode.KEYWORD, fresh_as=Cursor("e2", SequenceNumber(1)))
+        search = asyncio.create_task(world.ask("gamma", mode=SearchMode.KEYWORD, fresh_as=Cursor("e2", SequenceNumber(1)), seconds=10.0))
+        await asyncio.wait({search}, timeout=0.05)
+        assert not search.done()
+        rest = [make_document(f"d{number}", f"gamma text {number}") for number in (1, 2, 3)]
+        world.replica.apply_documents(P, make_batch(1, *rest, epoch="e2"))
+        answer = await search
+        assert len(answer.hits) == 3
         assert answer.degradations == ()
+
+
+async def test_a_search_with_a_token_that_the_copy_is_too_slow_for_says_so(tmp_path: Path) -> None:
+    """And leaves itself the time to answer."""
+    async with open_world(tmp_path) as world:
+        await copy_begins(world)
+        answer = await world.ask("alpha", mode=SearchMode.KEYWORD, fresh_as=Cursor("e2", SequenceNumber(1)), seconds=0.5)
+        assert ids(answer) == ["d0"]
+        assert {(each.reason, each.component) for each in answer.degradations} == {(DegradationReason.REPLICA_STALE, "replica")}
 
 
 async def test_what_was_found_in_half_a_copy_is_not_kept_as_a_good_answer(tmp_path: Path) -> None:
@@ -160,3 +197,21 @@ async def test_what_was_found_in_half_a_copy_is_not_kept_as_a_good_answer(tmp_pa
         world.store.fail()
         answer = await world.ask("alpha")
         assert not answer.served_from_cache
+
+
+async def test_a_search_during_which_the_project_is_dropped_says_so(tmp_path: Path) -> None:
+    """It began while all was there, and found what was left; also if it has waited for a write before."""
+    async with open_world(tmp_path) as world:
+        world.embedder.hang = True
+        searches = [asyncio.create_task(world.ask("alpha", seconds=5.0, fresh_as=token)) for token in (None, Cursor("e1", SequenceNumber(4)))]
+
+        async def embedding() -> int:
+            return len(world.embedder.calls)
+
+        await eventually(embedding, lambda calls: calls == len(searches))
+        world.replica.apply_reset(P, Reset(ResetReason.COMPACTED, FeedStream.DOCUMENTS, "e1"))
+        world.replica.apply_documents(P, make_batch(0, make_document("d0", "alpha text")))
+        assert not world.replica.project(P).copying, "the copy is whole again, and was not in between"
+        for search in searches:
+            reasons = {(each.reason, each.component) for each in (await search).degradations}
+            assert (DegradationReason.REPLICA_STALE, "replica") in reasons

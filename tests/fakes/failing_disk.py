@@ -1,4 +1,4 @@
-"""A disk whose fsync fails when it is told to: a VFS of SQLite around the real one."""
+"""A disk whose fsync or writes fail when they are told to: a VFS of SQLite around the real one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ class FailingDisk(apsw.VFS):
     """SQLite's default VFS as long as it is entered. While the file `trigger` exists, fsync of files whose names end with its content fails.
 
     A file, so that another process can say it.
+
+    Attributes:
+        trigger: See above.
+        syncs: How many fsyncs there were.
+        write_error: What every write raises, if anything: apsw.FullError or apsw.IOError.
+        read_error: What every read raises, if anything.
     """
 
     def __init__(self, trigger: Path) -> None:
@@ -21,6 +27,8 @@ class FailingDisk(apsw.VFS):
         super().__init__(_NAME, self.base, makedefault=True)
         self.trigger = trigger
         self.syncs = 0
+        self.write_error: Exception | None = None
+        self.read_error: Exception | None = None
 
     def fail(self, ending: str) -> None:
         """From now on: `-wal` for the log, `.db` for the database, nothing for both."""
@@ -43,6 +51,18 @@ class _File(apsw.VFSFile):
         super().__init__(disk.base, name, flags)
         self._disk = disk
         self._name = str(name.filename() if isinstance(name, apsw.URIFilename) else name)
+
+    def xRead(self, amount: int, offset: int) -> bytes:
+        """See apsw."""
+        if self._disk.read_error is not None:
+            raise self._disk.read_error
+        return super().xRead(amount, offset)
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        """See apsw."""
+        if self._disk.write_error is not None:
+            raise self._disk.write_error
+        super().xWrite(data, offset)
 
     def xSync(self, flags: int) -> None:
         """See apsw."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +16,7 @@ import grpc.aio
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
+from shared.observability import logging
 from shared.rpc.accepting import accepting_server
 from tests.waiting import eventually
 
@@ -159,6 +162,69 @@ async def test_a_defect_ends_one_call() -> None:
                 await running.call("crash")
         running.crowd.go.set()
         await running.call("wait")
+
+
+class TroubledCore:
+    """The server's core, which fails for a while when it is asked for a call of a method."""
+
+    def __init__(self, core: Any) -> None:  # noqa: ANN401 - the library's core is of Cython
+        self._core = core
+        self.failing = True
+        self.failed = self.taken = 0
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - same
+        return getattr(self._core, name)
+
+    async def _request_registered_call(self, path: bytes) -> Any:  # noqa: ANN401 - same
+        if self.failing:
+            self.failed += 1
+            raise RuntimeError("the core has a defect")
+        call = await self._core._request_registered_call(path)
+        self.taken += 1
+        return call
+
+
+async def test_a_core_that_fails_is_asked_again_later_and_told_of() -> None:
+    """Calls are answered meanwhile; no lane is lost, and none asks without a pause."""
+    lines = io.StringIO()
+    logging.configure("indexer", "info", "json", stream=lines)
+    server: Any = accepting_server((), ())
+    server._server = core = TroubledCore(server._server)
+    async with serving(server) as running:
+        running.crowd.go.set()
+        lanes = core.failed
+        assert (await running.call("wait", "meanwhile")).value == "meanwhile"
+
+        async def failed() -> int:
+            return core.failed
+
+        await eventually(failed, lambda count: count >= 2 * lanes)
+        rounds = core.failed
+        for _ in range(20):
+            await running.call("wait")
+        assert core.failed - rounds <= 2 * lanes, "a lane asks again whenever the loop turns"
+        core.failing = False
+
+        async def taken() -> int:
+            await asyncio.gather(*(running.call("wait") for _ in range(50)))
+            return core.taken
+
+        await eventually(taken, lambda count: count > 0)
+    said = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert {(line["event"], line["path"]) for line in said} == {("call_not_taken", f"/{SERVICE}/{name}") for name in ("wait", "count", "crash")}
+    assert all("the core has a defect" in line["exception"] for line in said)
+
+
+async def test_a_server_whose_core_fails_stops_at_once() -> None:
+    """Nothing of it waits until it would ask again."""
+    server: Any = accepting_server((), ())
+    server._server = core = TroubledCore(server._server)
+    before = asyncio.all_tasks()
+    async with serving(server):
+        assert core.failed
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(asyncio.all_tasks() - before) <= 1
 
 
 async def test_calls_that_are_under_way_finish_when_the_server_stops() -> None:

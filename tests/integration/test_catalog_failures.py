@@ -15,14 +15,22 @@ import apsw
 import pytest
 
 from services.cli.stack.process import free_port
+from services.indexer.application.ingest import Ingest
+from services.indexer.application.scrubber import Damage
+from services.indexer.application.signals import Signals
 from services.indexer.catalog.sqlite import SqliteCatalog
+from services.indexer.checks import check_database
 from services.indexer.disk import DiskSpace
 from services.indexer.records import ProjectKey
 from shared.client import KnowledgeBeast
 from shared.domain import DocumentId, DocumentInput, TraceContext
 from shared.errors import ConfigurationError, CorruptionError, KnowledgeBeastError, ResourceExhaustedError, UnavailableError
+from shared.health import HealthMonitor
+from shared.serving import ServingStates
+from tests.fakes.embedder import FakeTokenizer
 from tests.fakes.failing_disk import FailingDisk
 from tests.integration.test_catalog import PROJECT, create, prepared, write
+from tests.integration.test_projection import RoomyDisk
 from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,6 +218,185 @@ async def test_an_fsync_of_the_database_that_failed_is_not_kept_secret(
     await catalog.close()
 
 
+async def test_a_restart_behind_a_failed_fsync_does_not_build_upon_what_only_the_cache_has(failing_disk: FailingDisk, tmp_path: Path) -> None:
+    """What the failed fsync did not write is lost with the power, and nothing that was acknowledged after the restart is lost with it."""
+    catalog = SqliteCatalog.open(tmp_path / "data")
+    log = tmp_path / "data" / "catalog.db-wal"
+    key = await create(catalog)
+    await write(catalog, key, prepared("before", "one"))
+    safe = log.stat().st_size
+    failing_disk.fail("-wal")
+    with pytest.raises(UnavailableError):
+        await write(catalog, key, prepared("unsure", "two"))
+    await catalog.close()
+    unsure = log.read_bytes()[safe:]
+    assert unsure
+
+    failing_disk.trigger.unlink()
+    catalog = SqliteCatalog.open(tmp_path / "data")
+    names = [f"after{number}" for number in range(20)]
+    for name in names:
+        await write(catalog, key, prepared(name, "three"))
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    (crashed / "catalog.db").write_bytes((tmp_path / "data" / "catalog.db").read_bytes())
+    content = log.read_bytes()
+    # The disk never got what nobody has written once more.
+    (crashed / "catalog.db-wal").write_bytes(content[:safe] + content[safe:].replace(unsure, bytes(len(unsure))))
+    await catalog.close()
+
+    again = SqliteCatalog.open(crashed)
+    assert {"before", *names} <= {document.id for document in await again.list_documents(key, "", 100)}
+    await again.close()
+
+
+async def test_a_start_that_cannot_make_sure_of_the_log_is_refused(failing_disk: FailingDisk, tmp_path: Path) -> None:
+    """The fsync of the database fails at the start, too: nothing is taken, it says what to do, and what was in the log is there when the disk is."""
+    catalog = SqliteCatalog.open(tmp_path)
+    key = await create(catalog)
+    await write(catalog, key, prepared("a", "one"))
+    failing_disk.fail("-wal")
+    with pytest.raises(UnavailableError):
+        await write(catalog, key, prepared("unsure", "two"))
+    await catalog.close()
+
+    failing_disk.fail("catalog.db")
+    for _ in range(2):  # a supervisor tries more than once
+        with pytest.raises(ConfigurationError, match=r"fsync failed.*see to the disk"):
+            SqliteCatalog.open(tmp_path)
+    failing_disk.trigger.unlink()
+    again = SqliteCatalog.open(tmp_path)
+    assert "a" in {document.id for document in await again.list_documents(key, "", 10)}
+    await again.close()
+
+
+async def test_a_start_while_somebody_reads_the_log_is_refused(failing_disk: FailingDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot begin a new log then; it says whom to end."""
+    monkeypatch.setattr("services.indexer.catalog.connection._BUSY_TIMEOUT_MS", 50)
+    catalog = SqliteCatalog.open(tmp_path)
+    await create(catalog)
+    failing_disk.fail("-wal")  # so that closing does not copy the log
+    with pytest.raises(UnavailableError):
+        await catalog.probe()
+    failing_disk.trigger.unlink()
+    reader = apsw.Connection(str(tmp_path / "catalog.db"), flags=apsw.SQLITE_OPEN_READONLY, vfs=failing_disk.base)
+    await catalog.close()
+    reader.execute("BEGIN; SELECT * FROM project")
+    with pytest.raises(ConfigurationError, match="somebody else has it open"):
+        SqliteCatalog.open(tmp_path)
+    reader.close()
+    await SqliteCatalog.open(tmp_path).close()
+
+
+async def test_reads_go_on_when_the_disk_can_be_read_again(failing_disk: FailingDisk, tmp_path: Path) -> None:
+    """Those that met the failure say so; it ends no reader for good, though it could not even open the file."""
+    catalog = SqliteCatalog.open(tmp_path)
+    await create(catalog)
+    await catalog.close()
+    catalog = SqliteCatalog.open(tmp_path)  # whose readers have nothing in their caches
+    failing_disk.read_error = apsw.IOError("read failed")
+    met = await asyncio.gather(*(catalog.get_project(PROJECT) for _ in range(8)), return_exceptions=True)
+    assert {type(outcome) for outcome in met} == {UnavailableError}
+    failing_disk.read_error = None
+    assert {project.id for project in await asyncio.gather(*(catalog.get_project(PROJECT) for _ in range(8)))} == {PROJECT}
+    await catalog.close()
+
+
+async def commit_together(tmp_path: Path, disk: FailingDisk, error: Exception) -> tuple[SqliteCatalog, ProjectKey, list[object]]:
+    """Three writes of one commit, of which the last is larger than the cache, so that SQLite meets the error in the middle of it."""
+    held, free = threading.Event(), threading.Event()
+
+    def step(name: str) -> None:
+        if name == "acknowledged" and held.is_set():
+            free.wait(30)
+
+    catalog = SqliteCatalog.open(tmp_path, step=step)
+    key = await create(catalog)
+    held.set()
+    await catalog.probe()  # whose commit is not left before the others wait
+    together = [
+        catalog.upsert_documents(PROJECT, key, [prepared(name, text)], TraceContext(), None)
+        for name, text in (("small", "one"), ("other", "two"), ("large", "x" * 2_000_000))
+    ]
+    held.clear()
+    disk.write_error = error
+    free.set()
+    outcomes = await asyncio.gather(*together, return_exceptions=True)
+    disk.write_error = None
+    return catalog, key, list(outcomes)
+
+
+@pytest.fixture
+def small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a transaction of a megabyte is written to the log before it is committed."""
+    monkeypatch.setattr("services.indexer.catalog.connection._CACHE_KIB", 200)
+
+
+@pytest.mark.usefixtures("small_cache")
+async def test_a_disk_that_is_full_in_the_middle_of_a_write_refuses_all_of_the_commit(failing_disk: FailingDisk, tmp_path: Path) -> None:
+    """SQLite gives up the whole transaction: each of its writes is told why, none is there, and with room again the next one is taken."""
+    catalog, key, outcomes = await commit_together(tmp_path, failing_disk, apsw.FullError("no space left"))
+    assert [(type(outcome), getattr(outcome, "reason", "")) for outcome in outcomes] == [(ResourceExhaustedError, "DISK_FULL")] * 3
+    assert await catalog.list_documents(key, "", 10) == []
+    (written,) = await write(catalog, key, prepared("after", "there is room"))
+    assert written.sequence == 1
+    await catalog.close()
+
+
+@pytest.mark.usefixtures("small_cache")
+async def test_a_disk_that_fails_in_the_middle_of_a_write_ends_the_writer(failing_disk: FailingDisk, tmp_path: Path) -> None:
+    """As one that fails at the fsync does: the write, those beside it, and every later one are refused."""
+    catalog, key, outcomes = await commit_together(tmp_path, failing_disk, apsw.IOError("write failed"))
+    assert [(type(outcome), getattr(outcome, "reason", "")) for outcome in outcomes] == [(UnavailableError, "DISK_FAILED")] * 3
+    with pytest.raises(UnavailableError, match="disk failed"):
+        await catalog.watch()
+    with pytest.raises(UnavailableError):
+        await write(catalog, key, prepared("later", "too late"))
+    assert await catalog.list_documents(key, "", 10) == []
+    await catalog.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "ready", "message"),
+    [(None, "up", True, ""), (apsw.FullError("full"), "degraded", True, "free space"), (apsw.IOError("broken"), "down", False, "disk failed")],
+    ids=["sound", "full", "broken"],
+)
+async def test_only_a_disk_that_fails_makes_the_indexer_unready(
+    failing_disk: FailingDisk, tmp_path: Path, error: Exception | None, status: str, ready: bool, message: str
+) -> None:
+    """With a full one it is degraded: reads, the feed and deletes go on, so callers are still sent to it."""
+    catalog = SqliteCatalog.open(tmp_path)
+    await create(catalog)
+    failing_disk.write_error = error
+    states = ServingStates(("indexer",))
+    monitor = HealthMonitor("indexer", states, required={"database"})
+    monitor.add_check("database", lambda: check_database(catalog, Damage()))
+    await monitor.start()
+    monitor.set_ready(True)
+    report = monitor.reports()["database"]
+    assert (report.status.value, monitor.ready) == (status, ready)
+    assert message in report.message
+    assert report.details.get("projects") == (1 if ready else None)
+    await monitor.stop()
+    failing_disk.write_error = None
+    await catalog.close()
+
+
+async def test_a_request_that_is_committed_gets_its_answer_also_when_the_disk_is_low(tmp_path: Path) -> None:
+    """Nothing is written for it; a new request is refused."""
+    catalog, disk = SqliteCatalog.open(tmp_path), RoomyDisk()
+    await create(catalog)
+    ingest = Ingest(catalog, FakeTokenizer(), disk, Signals())
+    source = [DocumentInput(DocumentId("a"), "", "text", {})]
+    first = await ingest.upsert(PROJECT, source, "request-1")
+    disk.low = True
+    assert await ingest.upsert(PROJECT, source, "request-1") == first
+    for request_id in ("request-2", ""):
+        with pytest.raises(ResourceExhaustedError, match="low"):
+            await ingest.upsert(PROJECT, source, request_id)
+    await catalog.close()
+
+
 @pytest.mark.timeout(120)
 async def test_an_indexer_whose_disk_fails_stops_and_says_why(tmp_path: Path) -> None:
     """Exit status 1; the write that met the failure was not acknowledged, those before it are there when the disk is."""
@@ -316,7 +503,11 @@ async def test_too_many_bytes_that_wait_are_refused_and_what_was_taken_is_writte
     with pytest.raises(ResourceExhaustedError) as raised:
         taken += [large(name) for name in "bcd"]
     taken.append(asyncio.ensure_future(catalog.upsert_documents(PROJECT, key, [prepared("small", "x")], TraceContext(), None)))
-    assert (raised.value.reason, raised.value.retry_after > 0) == ("OVERLOADED", True)
+    assert raised.value.reason == "OVERLOADED"
+    assert 0.5 <= raised.value.retry_after <= 1.5
+    with pytest.raises(ResourceExhaustedError) as other:
+        large("e")
+    assert other.value.retry_after != raised.value.retry_after, "those refused together would come back together"
     free.set()
     await asyncio.gather(*taken)
     free.clear()

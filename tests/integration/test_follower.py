@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from services.query.replica import Replica
 from services.query.replica.feed import Feed
 from services.query.replica.follower import Follower
-from shared.domain import Cursor, DocumentBatch, ProjectId
+from shared.domain import Cursor, DocumentBatch, FeedEvent, FeedStream, ProjectId, Reset, ResetReason
 from shared.errors import NotFoundError, UnavailableError
 from shared.filters import Comparison, Negation, Operator
 from shared.resilience.backoff import Backoff
@@ -27,9 +29,9 @@ PATIENCE_SECONDS = 60.0
 
 
 @asynccontextmanager
-async def following(feed: Feed, replica: Replica, **settings: float) -> AsyncIterator[Follower]:
+async def following(feed: Feed, replica: Replica, backoff: Backoff = QUICK, **settings: float) -> AsyncIterator[Follower]:
     """A follower at work."""
-    follower = Follower(feed, replica, backoff=QUICK, **settings)
+    follower = Follower(feed, replica, backoff=backoff, **settings)
     task = asyncio.create_task(follower.run())
     try:
         yield follower
@@ -332,4 +334,89 @@ async def test_a_stream_from_the_beginning_begins_with_a_reset(tmp_path: Path) -
         feed.embed(P)
         await until(lambda: caught_up(feed, replica))
     check(feed, replica)
+    replica.close()
+
+
+class FailingBehindResets(ModelFeed):
+    """A feed whose streams end right after their reset, as if the first document could not be read.
+
+    Attributes:
+        stream: which reset there is; None when all is well.
+        attempts: when such a stream was asked for, on the monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream: FeedStream | None = None
+        self.attempts: list[float] = []
+
+    async def watch_project(
+        self, project_id: ProjectId, documents: Cursor | None, vectors: Cursor | None, *, include_vectors: bool
+    ) -> AsyncGenerator[FeedEvent, None]:
+        """See Feed."""
+        if self.stream is None:
+            async for event in super().watch_project(project_id, documents, vectors, include_vectors=include_vectors):
+                yield event
+            return
+        self.attempts.append(time.monotonic())
+        yield Reset(ResetReason.NO_CURSOR, self.stream, self.projects[project_id].project.epoch)
+        raise UnavailableError("the document cannot be read", component="database")
+
+
+@pytest.mark.parametrize("stream", [FeedStream.DOCUMENTS, FeedStream.VECTORS])
+async def test_a_stream_that_never_gets_beyond_its_reset_brings_nothing(tmp_path: Path, stream: FeedStream) -> None:
+    """It is tried again less and less often, and the copy is stale once the time is over, until changes come through again."""
+    feed, replica = FailingBehindResets(), open_replica(tmp_path)
+    feed.create_project(P)
+    feed.upsert(P, "one", "alpha")
+    feed.embed(P)
+
+    def stale() -> bool:
+        """The project is, and it alone."""
+        feed.embed(P)  # wakes the streams that are open: each sends a heartbeat
+        return follower.stale_since() is None and follower.stale_since(P) is not None
+
+    async with following(feed, replica, backoff=Backoff(initial=0.02, maximum=0.4), stale_after=0.25) as follower:
+        await until(lambda: caught_up(feed, replica))
+        feed.stream = stream
+        feed.interrupt()
+        await until(lambda: feed.attempts)
+        heard = follower.streams()[P].last_contact
+        await until(lambda: len(feed.attempts) >= 6)
+        assert follower.streams()[P].last_contact == heard
+        waits = [later - earlier for earlier, later in pairwise(feed.attempts)]
+        assert waits[4] > 4 * 0.02, "the sixth attempt comes as soon as the second"
+        await until(stale)
+        feed.stream = None
+        await until(lambda: caught_up(feed, replica) and not stale() and follower.stale_since(P) is None)
+    check(feed, replica)
+    replica.close()
+
+
+class ListFailingBehindResets(ModelFeed):
+    """A feed whose list of projects ends right after its reset while `failing`."""
+
+    failing = False
+
+    async def watch_project_list(self, cursor: Cursor | None) -> AsyncGenerator[FeedEvent, None]:
+        """See Feed."""
+        if self.failing:
+            yield Reset(ResetReason.NO_CURSOR, FeedStream.PROJECTS, "another list")
+            raise UnavailableError("the list cannot be read", component="database")
+        async for event in super().watch_project_list(cursor):
+            yield event
+
+
+async def test_a_list_that_never_gets_beyond_its_reset_is_not_heard(tmp_path: Path) -> None:
+    """Projects that were created or deleted meanwhile do not come through, so everything here may be stale."""
+    feed, replica = ListFailingBehindResets(), open_replica(tmp_path)
+    feed.create_project(P)
+    async with following(feed, replica, stale_after=0.2) as follower:
+        await until(lambda: replica.projects() and follower.connected)
+        feed.failing = True
+        feed.interrupt()
+        await until(lambda: follower.stale_since() is not None)
+        assert not follower.connected
+        feed.failing = False
+        await until(lambda: follower.connected)
     replica.close()

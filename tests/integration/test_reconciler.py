@@ -11,12 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from services.indexer.application.collection_writer import CollectionWriter
+from services.indexer.application.projector import Projector
 from services.indexer.application.reconciler import Findings, Progress
+from services.indexer.application.signals import Signals
 from services.indexer.catalog.sqlite import RESTORED_MARKER, SqliteCatalog
 from shared.chroma.client import ChromaClient
 from shared.domain import ChunkId, DocumentId, ProjectId, ProjectState, TraceContext
-from shared.errors import NotFoundError, VectorStoreUnavailableError
+from shared.errors import CircuitOpenError, CollectionNotFoundError, NotFoundError, VectorStoreUnavailableError
 from shared.observability.metrics import REGISTRY
+from shared.resilience.pace import Pace
 from shared.verification import DifferenceKind
 from tests.fakes.vector_store import FakeVectorStore
 from tests.fixtures.chroma import ChromaServer
@@ -175,6 +179,91 @@ async def test_all_projects_are_compared_and_mended(world: World) -> None:
     assert len(await world.stored()) == 1_200
     assert set(world.store.collections[other.collection]) == {"x#one", "x#two"}
     assert last_success() > max(before, 1e9)
+
+
+async def test_a_round_that_an_open_breaker_ended_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The first projects do not take the turns of the last ones, which the next round begins with; a round of all of them is one again."""
+    catalog = SqliteCatalog.open(tmp_path)
+    names = ["p0", "p1", "p2", "p3"]
+    for name in names:
+        key = await create(catalog, name)
+        await catalog.upsert_documents(ProjectId(name), key, [prepared(f"in-{name}", "text")], TraceContext(), None)
+    store = Tripping()
+    world = make_world(catalog, store)
+    await world.settle()
+    before = last_success()
+
+    for trip, begins, asked in ((2, "p0", 2), (1, "p2", 1), (None, "p3", 4)):
+        store.asked.clear()
+        store.trips_after = trip
+        if trip is None:
+            await world.reconciler.compare_all()
+        else:
+            with pytest.raises(CircuitOpenError):
+                await world.reconciler.compare_all()
+        assert store.asked == [f"in-{name}#text" for name in (names + names)[names.index(begins) :][:asked]]
+    assert last_success() > before
+    await catalog.close()
+
+
+async def test_what_the_store_refuses_to_delete_is_not_said_to_be_mended(world: World) -> None:
+    """The stray stays and is found again; the rest is mended, and only that is counted."""
+    await stray(world, "z#1", "z#2")
+    world.store.poison = {ChunkId("z#1")}
+    repaired = counted("repaired", DifferenceKind.VECTORS_EXTRA)
+    found = (await compare(world, repair=True)).verification
+    assert not found.repaired
+    assert found.repair_message == "0 vectors written, 1 deleted, 1 that the vector store refuses to delete"
+    assert counted("repaired", DifferenceKind.VECTORS_EXTRA) == repaired + 1
+    assert [difference.examples for difference in (await compare(world)).verification.differences] == [("z#1",)]
+
+
+async def test_a_store_that_loses_one_collection_after_another_is_given_the_next_one_later(world: World) -> None:
+    """The first one is replaced at once; a store that makes collections and then knows nothing of them gets no new one in each turn."""
+    key, _ = await world.catalog.find_project(PROJECT)
+    now, signals = 100.0, Signals()
+    writer = CollectionWriter(world.catalog, world.store, signals, Pace(1e9), timeout=1.0)
+    projector = Projector(world.catalog, world.store, writer, signals, write_timeout=1.0, clock=lambda: now)
+    await write(world.catalog, key, prepared("c", "new"))
+    await world.vectoriser.step()
+    before = (await world.project()).generation
+
+    async def turns() -> int:
+        for _ in range(10):
+            await projector.step()
+        return (await world.project()).generation - before
+
+    world.store.fail(CollectionNotFoundError("The vector store does not have the collection."), operation="add")
+    assert await turns() == 2
+    assert not await projector.step(), "the worker waits"
+    now += 120
+    assert await turns() == 3
+    world.store.heal()
+    now += 120
+    while await projector.step():
+        pass
+    assert len(await world.stored()) == 1_201
+
+
+class Tripping(FakeVectorStore):
+    """A store in front of which a breaker opens.
+
+    Attributes:
+        asked: The first chunk of each question.
+        trips_after: So many questions are answered; all of them if None.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.trips_after: int | None = None
+
+    async def existing(self, collection: str, chunk_ids: Sequence[ChunkId], *, timeout: float) -> Collection[ChunkId]:
+        """See VectorWriter."""
+        if self.trips_after is not None and len(self.asked) >= self.trips_after:
+            raise CircuitOpenError("The vector store is left alone for now.")
+        self.asked.append(chunk_ids[0])
+        return await super().existing(collection, chunk_ids, timeout=timeout)
 
 
 async def test_writes_that_are_under_way_are_no_differences(world: World) -> None:

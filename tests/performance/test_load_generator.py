@@ -28,7 +28,7 @@ async def test_the_load_generator_is_a_process_that_measures_a_grpc_server() -> 
 
 
 def test_the_uninstrumented_service_observes_nothing() -> None:
-    """In a process of its own, because it cannot be undone: metrics stay at zero, and of the layers only the error mapping is left."""
+    """In a process of its own, because it cannot be undone: metrics stay at zero, and of the layers only those are left that answers depend on."""
     program = (
         "from services.cli.bench.uninstrumented import take_out; take_out();"
         "from shared.observability import metrics; from shared.rpc import chain;"
@@ -39,4 +39,4 @@ def test_the_uninstrumented_service_observes_nothing() -> None:
         "print(sum(values), [type(layer).__name__ for layer in chain.middlewares()])"
     )
     done = subprocess.run([sys.executable, "-c", program], env=child_environment(), capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "0.0 ['ErrorMapping']"
+    assert done.stdout.strip() == "0.0 ['ErrorMapping', 'Limits']"

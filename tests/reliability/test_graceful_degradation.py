@@ -261,6 +261,27 @@ async def test_a_store_that_lacks_a_few_vectors_is_trusted(tmp_path: Path) -> No
     assert (len(less.hits), reasons(less)) == (10, [STORE])
 
 
+async def test_chunks_that_could_not_be_embedded_are_not_held_against_the_store(tmp_path: Path) -> None:
+    """No vector of them is anywhere. One that the replica has and the store lacks still counts, and so do all where the replica keeps none."""
+    documents = [make_document(f"d{number}", f"text {number}") for number in range(10)]
+    embedded = [chunk for document in documents[:4] for chunk in document.chunks]
+    async with open_world(tmp_path / "kept", documents) as world, open_world(tmp_path / "none", documents, vectors_max=0) as bare:
+        world.replica.forget_vectors(P)
+        world.replica.apply_reset(P, Reset(ResetReason.NO_CURSOR, FeedStream.VECTORS, "e1"))
+        for each in (world, bare):
+            await each.store.delete(COLLECTION, [chunk.id for document in documents[4:] for chunk in document.chunks], timeout=1)
+        coming = await world.ask("text 1", mode=SearchMode.VECTOR)
+        world.replica.apply_vectors(P, make_vectors(0, 10, *embedded))
+        whole = await world.ask("text 1", mode=SearchMode.VECTOR)
+        await world.store.delete(COLLECTION, [chunk.id for chunk in embedded[:3]], timeout=1)
+        less = await world.ask("text 1", mode=SearchMode.VECTOR)
+        unknown = await bare.ask("text 1", mode=SearchMode.VECTOR)
+    assert reasons(coming) == [STORE], "vectors that have not come yet excuse nobody"
+    assert (len(whole.hits), reasons(whole)) == (4, [])
+    assert (len(less.hits), reasons(less)) == (4, [STORE])
+    assert reasons(unknown) == [LEG]
+
+
 async def test_a_store_that_is_still_being_filled_is_not_accused(large: World) -> None:
     """It lacks what it cannot have yet: the answer is whole, and its freshness says how far the store has come."""
     for number in range(5, 25):

@@ -45,8 +45,8 @@ class CollectionWriter:
         self._log = get_logger(__name__)
         self.lock = asyncio.Lock()
 
-    async def add(self, project: LaggingProject, chunk_ids: Sequence[ChunkId], vectors: Vectors) -> None:
-        """Adds vectors. Chunks that the vector store refuses, though it takes others right then, go into quarantine.
+    async def add(self, project: LaggingProject, chunk_ids: Sequence[ChunkId], vectors: Vectors) -> int:
+        """Adds vectors; returns how many were taken. Chunks that the vector store refuses, though it takes others right then, go into quarantine.
 
         Raises VectorStoreUnavailableError, CollectionNotFoundError, VectorStoreError when it refuses everything.
         """
@@ -69,9 +69,10 @@ class CollectionWriter:
                 first=failures[0].chunk_id,
                 why=failures[0].reason,
             )
+        return len(chunk_ids) - len(halved.refused)
 
-    async def remove(self, project: LaggingProject, chunk_ids: Sequence[ChunkId]) -> None:
-        """Deletes vectors. What cannot be deleted although others can was never taken, and is passed over.
+    async def remove(self, project: LaggingProject, chunk_ids: Sequence[ChunkId]) -> int:
+        """Deletes vectors; returns for how many that was taken. What cannot be deleted although others can is passed over.
 
         Raises VectorStoreUnavailableError, CollectionNotFoundError, VectorStoreError when it refuses everything.
         """
@@ -86,8 +87,12 @@ class CollectionWriter:
         halved = await halve(len(chunk_ids), attempt, is_refusal=_is_refusal, probe=probe)
         for place, error in halved.refused:
             self._log.warning(
-                "the vector store refuses to delete a chunk, so it cannot have it", project=project.id, chunk=chunk_ids[place], why=reason_of(error)
+                "the vector store refuses to delete a chunk and deletes others: it is passed over",
+                project=project.id,
+                chunk=chunk_ids[place],
+                why=reason_of(error),
             )
+        return len(chunk_ids) - len(halved.refused)
 
     async def start_again(self, project: LaggingProject) -> None:
         """Has everything written to a new collection, unless somebody else has had that done."""

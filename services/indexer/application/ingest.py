@@ -20,6 +20,7 @@ from shared.domain import ChunkingSettings, Cursor, DocumentInput, Project, Proj
 from shared.errors import InvalidArgumentError, KnowledgeBeastError
 from shared.observability import metrics, tracing
 from shared.ports import Tokenizer
+from shared.resilience.admission import idle
 
 # Batches of one stream that are being cut or committed at a time: enough to keep the cutting and the disk busy, and the bound of
 # what a stream holds in memory.
@@ -64,11 +65,15 @@ class Ingest:
         self._signals = signals
 
     async def upsert(self, project_id: ProjectId, candidates: Sequence[Candidate], request_id: str) -> Batch:
-        """Writes one batch. Raises NotFoundError, ResourceExhaustedError; a document that is refused fails alone."""
+        """Writes one batch. Raises NotFoundError, ResourceExhaustedError; a document that is refused fails alone.
+
+        What repeats a request that is committed gets its answer also while the disk is low: nothing is written for it.
+        """
         key, project = await self._catalog.find_project(project_id)
-        prepared = await self._prepare(project, candidates)
-        request = RequestKey(request_id, _fingerprint(candidates)) if request_id else None
-        return await self._commit(key, project, prepared, request)
+        request = RequestKey(request_id, await asyncio.to_thread(_fingerprint, candidates)) if request_id else None
+        if request is None or await self._catalog.recall(project.id, request) is None:
+            await self._disk.require_room()
+        return await self._commit(key, project, await self._prepare(project, candidates), request)
 
     async def stream(self, project_id: ProjectId, batches: AsyncIterator[Sequence[Candidate]]) -> AsyncGenerator[Batch, None]:
         """Writes batches as they come and yields what became of them, in order.
@@ -84,13 +89,13 @@ class Ingest:
             try:
                 async for candidates in batches:
                     await window.acquire()
-                    pending.put_nowait(asyncio.create_task(self._prepare(project, candidates)))
+                    pending.put_nowait(asyncio.create_task(self._prepare_new(project, candidates)))
             finally:
                 pending.put_nowait(None)
 
         reader = asyncio.create_task(read())
         try:
-            while (batch := await pending.get()) is not None:
+            while (batch := await _next(pending)) is not None:
                 yield await self._commit(key, project, await batch, request=None)
                 window.release()
             await reader  # raises what ended the source
@@ -101,9 +106,13 @@ class Ingest:
                 if batch is not None:
                     batch.cancel()
 
-    async def _prepare(self, project: Project, candidates: Sequence[Candidate]) -> Sequence[Prepared]:
-        """Cuts and hashes what is not refused; refuses what is too large to be sent on. Raises ResourceExhaustedError while the disk is low."""
+    async def _prepare_new(self, project: Project, candidates: Sequence[Candidate]) -> Sequence[Prepared]:
+        """Prepares what will be written. Raises ResourceExhaustedError while the disk is low."""
         await self._disk.require_room()
+        return await self._prepare(project, candidates)
+
+    async def _prepare(self, project: Project, candidates: Sequence[Candidate]) -> Sequence[Prepared]:
+        """Cuts and hashes what is not refused; refuses what is too large to be sent on."""
 
         def prepare() -> list[Prepared]:
             return [
@@ -135,6 +144,12 @@ def _cut(index: int, source: DocumentInput, settings: ChunkingSettings, tokenize
             f"takes {size / 1e6:.1f} MB with its {len(chunks):,} chunks and metadata; at most {MAX_DOCUMENT_BYTES / 1e6:.0f} MB: split it",
         )
     return PreparedDocument(source, chunks, content_hash(source))
+
+
+async def _next(pending: asyncio.Queue[asyncio.Task[Sequence[Prepared]] | None]) -> asyncio.Task[Sequence[Prepared]] | None:
+    """The next batch of a stream. As long as there is none nothing of the stream is being worked on: it waits for its client alone."""
+    with idle():
+        return await pending.get()
 
 
 def _outcome_label(outcome: Outcome) -> str:

@@ -13,6 +13,7 @@ cursor nor leave a stale vector behind, however the two meet, and a crash is fol
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -21,33 +22,53 @@ from services.indexer.application.signals import Signals
 from services.indexer.application.subjects import Subject
 from services.indexer.application.worker import for_each
 from services.indexer.ports import ProjectionCatalog
-from services.indexer.records import Advance, LaggingProject, ProjectionPage
+from services.indexer.records import Advance, LaggingProject, ProjectionPage, ProjectKey
 from shared.errors import CollectionNotFoundError
 from shared.observability import metrics, tracing
 from shared.ports import VectorWriter
+from shared.resilience.backoff import Backoff
+from shared.resilience.deadline import Clock
 
 _CHUNKS_A_PAGE = 500
 _PAGES_A_TURN = 20
+# Before a project whose collections are lost one after another is given the next one. The first is replaced at once.
+_BEFORE_ANOTHER_COLLECTION = Backoff(initial=2.0, maximum=60.0)
 
 
 class Projector:
     """Keeps the vector store at the catalog's state."""
 
-    def __init__(self, catalog: ProjectionCatalog, store: VectorWriter, writer: CollectionWriter, signals: Signals, *, write_timeout: float) -> None:
+    def __init__(
+        self,
+        catalog: ProjectionCatalog,
+        store: VectorWriter,
+        writer: CollectionWriter,
+        signals: Signals,
+        *,
+        write_timeout: float,
+        clock: Clock = time.monotonic,
+    ) -> None:
         """`store` makes and drops collections, `writer` fills them. `write_timeout` in seconds, for each call to the vector store."""
         self._catalog = catalog
         self._store = store
         self._writer = writer
         self._signals = signals
         self._timeout = write_timeout
+        self._clock = clock
+        # How many collections each project lost in a row, and until when it waits; no more of them than projects that are behind.
+        self._lost: dict[ProjectKey, tuple[int, float]] = {}
         self._tracer = tracing.get_tracer(__name__)
 
     async def step(self) -> bool:
         """Brings each project that is behind up to what is embedded; True if there was any.
 
+        A project whose collections are lost one after another waits before it gets the next one, and the others do not.
+
         Raises VectorStoreUnavailableError, VectorStoreError.
         """
-        projects = await self._catalog.projects_to_project()
+        behind = await self._catalog.projects_to_project()
+        self._lost = {project.key: self._lost[project.key] for project in behind if project.key in self._lost}
+        projects = [project for project in behind if self._clock() >= self._lost.get(project.key, (0, 0.0))[1]]
         await for_each(projects, self._project)
         metrics.PROJECTOR_LAG.set(await self._catalog.total_lag())
         return bool(projects)
@@ -100,11 +121,20 @@ class Projector:
                     if page.removed:
                         await self._writer.remove(project, page.removed)
             except CollectionNotFoundError:
+                self._rest(project)
                 await self._writer.start_again(project)
                 return Advance.SUPERSEDED
             metrics.PROJECTOR_CHUNKS.inc(len(page.added) + len(page.removed))
             if page.complete_to <= int(project.vector_sequence):
                 return None
             advance = await self._catalog.advance(project, page.complete_to)
+            if advance is Advance.REBUILT:  # all of a collection was taken: one that is lost later is another story
+                self._lost.pop(project.key, None)
             self._signals.notify(project.key, *([Subject.PROJECT_LIST] if advance is Advance.REBUILT else []))
             return advance
+
+    def _rest(self, project: LaggingProject) -> None:
+        """A vector store that makes collections and then says that they are not there would be given one after the other without end."""
+        lost, _ = self._lost.get(project.key, (0, 0.0))
+        pause = _BEFORE_ANOTHER_COLLECTION.seconds(lost) if lost else 0.0
+        self._lost[project.key] = (lost + 1, self._clock() + pause)

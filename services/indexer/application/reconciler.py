@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from services.indexer.application.collection_writer import CollectionWriter
 from services.indexer.application.worker import for_each
 from services.indexer.ports import VerificationCatalog
-from services.indexer.records import LaggingProject
+from services.indexer.records import LaggingProject, ProjectKey
 from shared.domain import ChunkId, ProjectId, SequenceNumber
-from shared.errors import CollectionNotFoundError
+from shared.errors import CircuitOpenError, CollectionNotFoundError
 from shared.observability import metrics
 from shared.observability.logging import get_logger
 from shared.ports import VectorWriter
@@ -54,6 +54,18 @@ class Findings:
     verification: Verification
     orphans: Sequence[str]
     held: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Repair:
+    """What was done, for people; how many differences of each kind it mends; and how many it leaves."""
+
+    done: str
+    mended: Mapping[DifferenceKind, int]
+    left: int = 0
+
+
+_NO_REPAIR = _Repair("", {})
 
 
 @dataclass(slots=True)
@@ -91,6 +103,7 @@ class Reconciler:
         self._pace = pace
         self._timeout = timeout
         self._log = get_logger(__name__)
+        self._stopped_at: ProjectKey | None = None
 
     async def check_counts(self) -> bool:
         """Looks whether the vector store has as many vectors of each project as it was given, and mends it if not. False: a look does it all.
@@ -101,19 +114,32 @@ class Reconciler:
         return False
 
     async def compare_all(self) -> bool:
-        """Compares all projects, one after another, and mends what differs. False: a round does it all. Raises VectorStoreUnavailableError."""
-        projects = await self._catalog.projected_projects()
+        """Compares all projects, one after another, and mends what differs. False: a round does it all. Raises VectorStoreUnavailableError.
+
+        A round that an open breaker ended is followed by one that begins with the project whose turn it was, or the last ones would never have theirs
+        while the breaker opens again and again.
+        """
+        projects = self._from_where_it_stopped(await self._catalog.projected_projects())
         compared = 0
 
         async def mend(project: LaggingProject) -> None:
             nonlocal compared
-            await self._mend(project)
+            try:
+                await self._mend(project)
+            except CircuitOpenError:
+                self._stopped_at = project.key
+                raise
             compared += 1
 
         await for_each(projects, mend)
+        self._stopped_at = None
         if compared == len(projects):
             metrics.RECONCILE_LAST_SUCCESS.set_to_current_time()
         return False
+
+    def _from_where_it_stopped(self, projects: Sequence[LaggingProject]) -> Sequence[LaggingProject]:
+        places = [place for place, project in enumerate(projects) if project.key == self._stopped_at]
+        return [*projects[places[0] :], *projects[: places[0]]] if places else projects
 
     async def compare(self, project_id: ProjectId, *, repair: bool, drop_orphans: bool) -> AsyncGenerator[Progress | Findings, None]:
         """Compares one project, and mends what differs if that is wanted; yields how far it is, and at last what it has found.
@@ -169,7 +195,7 @@ class Reconciler:
         started = time.monotonic()
         few = max(_FEW, project.chunk_count // _SHARE)
         missing, extra = _Differing(DifferenceKind.VECTORS_MISSING, few), _Differing(DifferenceKind.VECTORS_EXTRA, few)
-        compared, differences, done = 0, list[Difference](), ""
+        compared, differences, repaired = 0, list[Difference](), _NO_REPAIR
         try:
             if int(project.vector_sequence) > 0:  # else there need be no collection
                 async for compared in self._walk_catalog(project, missing):
@@ -178,18 +204,23 @@ class Reconciler:
                     await self._walk_store(project, extra)
             differences = [differing.difference() for differing in (missing, extra) if differing.count]
             if differences and repair:
-                done = await self._repair(project, missing, extra, few)
+                repaired = await self._repair(project, missing, extra, few)
         except CollectionNotFoundError:
             # A project that has got another collection meanwhile is being filled anew: nothing is known to be missing from that one.
             if project.generation == (await self._catalog.projected_project(project.id)).generation:
                 differences = [Difference(DifferenceKind.COLLECTION_MISSING, 1, (project.collection,))]
                 if repair:
                     await self._writer.start_again(project)
-                    done = "a new collection is being filled"
-        self._report(project, differences, done)
+                    repaired = _Repair("a new collection is being filled", {DifferenceKind.COLLECTION_MISSING: 1})
+        self._report(project, differences, repaired)
         metrics.RECONCILE_DURATION.observe(time.monotonic() - started)
         yield Verification(
-            project.id, SequenceNumber(project.vector_sequence), compared, tuple(differences), repaired=bool(done), repair_message=done
+            project.id,
+            SequenceNumber(project.vector_sequence),
+            compared,
+            tuple(differences),
+            repaired=bool(repaired.done) and not repaired.left,
+            repair_message=repaired.done,
         )
 
     async def _walk_catalog(self, project: LaggingProject, missing: _Differing) -> AsyncGenerator[int, None]:
@@ -231,34 +262,37 @@ class Reconciler:
                 return
             offset += len(page)
 
-    async def _repair(self, project: LaggingProject, missing: _Differing, extra: _Differing, few: int) -> str:
-        """Mends what differs; returns what was done, for people."""
+    async def _repair(self, project: LaggingProject, missing: _Differing, extra: _Differing, few: int) -> _Repair:
+        """Mends what differs."""
         if missing.count + extra.count > few:
             await self._writer.start_again(project)
-            return "much differs: a new collection is being filled"
+            return _Repair("much differs: a new collection is being filled", {each.kind: each.count for each in (missing, extra)})
+        written = deleted = left = 0
         for start in range(0, len(missing.ids), _CHUNKS_A_REPAIR):
             async with self._writer.lock:
                 expected, vectors = await self._catalog.expected_vectors(project, missing.ids[start : start + _CHUNKS_A_REPAIR])
                 if expected:
-                    await self._writer.add(project, expected, vectors)
+                    written += await self._writer.add(project, expected, vectors)
         for start in range(0, len(extra.ids), _CHUNKS_A_REPAIR):
             async with self._writer.lock:
                 unknown = await self._catalog.unknown_chunks(project, extra.ids[start : start + _CHUNKS_A_REPAIR])
                 if unknown:
-                    await self._writer.remove(project, unknown)
-        return f"{missing.count:,} vectors written, {extra.count:,} deleted"
+                    gone = await self._writer.remove(project, unknown)
+                    deleted += gone
+                    left += len(unknown) - gone
+        done = f"{written:,} vectors written, {deleted:,} deleted" + (f", {left:,} that the vector store refuses to delete" if left else "")
+        return _Repair(done, {missing.kind: written, extra.kind: deleted}, left)
 
-    def _report(self, project: LaggingProject, differences: Sequence[Difference], done: str) -> None:
+    def _report(self, project: LaggingProject, differences: Sequence[Difference], repaired: _Repair) -> None:
         for difference in differences:
             metrics.RECONCILE_DIFFERENCES.labels(difference.kind.value).inc(difference.count)
-            if done:
-                metrics.RECONCILE_REPAIRED.labels(difference.kind.value).inc(difference.count)
+            metrics.RECONCILE_REPAIRED.labels(difference.kind.value).inc(repaired.mended.get(difference.kind, 0))
             self._log.warning(
                 "the vector store differs from the catalog",
                 project=project.id,
                 kind=difference.kind.value,
                 count=difference.count,
-                repaired=done,
+                repaired=repaired.done,
                 examples=difference.examples[:3],
             )
 

@@ -39,6 +39,7 @@ def open_connection(path: Path, *, read_only: bool = False) -> apsw.Connection:
         if not read_only:
             connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", "full")
+            connection.wal_autocheckpoint(0)  # it keeps to itself that it failed
         connection.pragma("foreign_keys", True)
         connection.pragma("cache_size", -_CACHE_KIB)
         return connection
@@ -51,6 +52,41 @@ def check_integrity(connection: apsw.Connection, path: Path) -> None:
     result = row[0] if row else "no result"
     if result != "ok":
         raise CorruptionError(f"the catalog {path} is damaged ({result}): {_HOW_TO_RESTORE}")
+
+
+def settle_log(connection: apsw.Connection, path: Path) -> None:
+    """Copies the log into the database, so that all of it is on disk, and begins a new one. Before anything is committed.
+
+    What a process finds in the log may be in the kernel's cache alone: after an fsync that failed, its pages count as clean, and no later fsync of
+    the log writes them. New commits would stand behind that gap, and after a loss of power SQLite reads the log as far as the gap. The copy helps,
+    because it writes the pages once more, through the file of the database, and its fsync then fails or has them on disk. That the log is empty is
+    made durable, too: else a loss of power would bring back its part before the gap, over a database that is further on.
+
+    Raises ConfigurationError if that fails or somebody else uses the file, CorruptionError if what is read is damaged.
+    """
+    try:
+        with translated_errors():
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        log = path.with_name(path.name + "-wal")
+        if log.exists():
+            _fsync(log)
+    except (OSError, UnavailableError, ResourceExhaustedError) as error:
+        if isinstance(error.__cause__, (apsw.BusyError, apsw.LockedError)):
+            what_to_do = "somebody else has it open: end what reads it, a backup for example, then start again"
+        elif isinstance(error, ResourceExhaustedError):
+            what_to_do = "the disk is full: free space, then start again"
+        else:
+            what_to_do = f"{error.__cause__ or error}: see to the disk, then start again; if it does not help, {_HOW_TO_RESTORE}"
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # what has failed is left as it is
+        raise ConfigurationError(f"the log of the catalog {path} cannot be copied into it ({what_to_do}); nothing was changed") from error
+
+
+def _fsync(path: Path) -> None:
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 @contextmanager

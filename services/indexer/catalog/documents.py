@@ -176,7 +176,7 @@ def from_row(row: Row, text: str = "", chunks: tuple[Chunk, ...] = ()) -> Docume
 
 
 def chunks_of(connection: apsw.Connection, document_key: int, text: str) -> tuple[Chunk, ...]:
-    """The live chunks of a document, in order."""
+    """The live chunks of a document, in order. Where the text is shorter than it was written, the last ones are cut off, or empty."""
     rows = each(
         connection, "SELECT id, ordinal, start_offset, end_offset FROM chunk WHERE document_key = ? AND live ORDER BY ordinal", (document_key,)
     )

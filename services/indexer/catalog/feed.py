@@ -6,7 +6,8 @@ import apsw
 import numpy as np
 
 from services.indexer.catalog import clock, documents
-from services.indexer.catalog.rows import each, every, first
+from services.indexer.catalog.rows import Row, each, every, first
+from services.indexer.catalog.salvage import readable, readable_metadata
 from services.indexer.records import Position, ProjectKey
 from services.indexer.sizes import message_bytes
 from shared.domain import (
@@ -27,6 +28,11 @@ from shared.errors import NotFoundError
 # below the transport's limit.
 _BATCH_BYTES = 2_000_000
 _BATCH_VECTORS = 1_000
+# Texts as bytes, because one that is damaged must not hold up those behind it.
+_CHANGE = (
+    "SELECT key, CAST(id AS BLOB), CAST(title AS BLOB), metadata, chunk_count, CAST(content_hash AS BLOB), sequence, create_time, update_time,"
+    " deleted, CAST(traceparent AS BLOB), CAST(tracestate AS BLOB), CAST(text AS BLOB) FROM document"
+)
 
 
 def position(connection: apsw.Connection, key: ProjectKey) -> Position:
@@ -42,15 +48,15 @@ def position(connection: apsw.Connection, key: ProjectKey) -> Position:
 def document_batch(connection: apsw.Connection, key: ProjectKey, after: SequenceNumber, limit: int, floor: SequenceNumber) -> DocumentBatch | None:
     """Changes of documents after a sequence, at most `limit`. Texts of documents are left out: their chunks carry them.
 
-    None if tombstones after that sequence have been compacted away since the floor was at `floor`.
+    Of a document that the disk has damaged comes what can be read. None if tombstones after that sequence have been compacted away since the floor
+    was at `floor`.
     """
     here = position(connection, key)
     if 0 < after < here.floor and here.floor > floor:
         return None
     rows = each(
         connection,
-        "SELECT key, id, title, metadata, chunk_count, content_hash, sequence, create_time, update_time, deleted, traceparent, tracestate, text"
-        " FROM document WHERE project_key = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+        f"{_CHANGE} WHERE project_key = ? AND sequence > ? ORDER BY sequence LIMIT ?",
         (key.value, after, limit),
     )
     changes: list[DocumentChange] = []
@@ -58,15 +64,30 @@ def document_batch(connection: apsw.Connection, key: ProjectKey, after: Sequence
     for row in rows:
         document: Document | None = None
         if not row[9]:
-            document = documents.from_row(row, chunks=documents.chunks_of(connection, row[0], row[12]))
+            document = _readable(connection, row)
             size += message_bytes(document.chunks, row[3])
         if document is not None or after > 0:  # a consumer that begins has just dropped what it held
-            trace = TraceContext(row[10], row[11])
-            changes.append(DocumentChange(SequenceNumber(row[6]), DocumentId(row[1]), document, clock.to_datetime(row[8]), trace))
+            trace = TraceContext(readable(row[10]), readable(row[11]))
+            changes.append(DocumentChange(SequenceNumber(row[6]), DocumentId(readable(row[1])), document, clock.to_datetime(row[8]), trace))
         limit -= 1
         if size >= _BATCH_BYTES or limit == 0:
             return DocumentBatch(Range(here.epoch, after, SequenceNumber(row[6]), here.head), changes)
     return DocumentBatch(Range(here.epoch, after, here.head, here.head), changes)
+
+
+def _readable(connection: apsw.Connection, row: Row) -> Document:  # a row of _CHANGE
+    return Document(
+        id=DocumentId(readable(row[1])),
+        title=readable(row[2]),
+        text="",
+        metadata=readable_metadata(row[3]),
+        chunks=documents.chunks_of(connection, row[0], readable(row[12])),
+        chunk_count=row[4],
+        content_hash=readable(row[5]),
+        sequence=SequenceNumber(row[6]),
+        create_time=clock.to_datetime(row[7]),
+        update_time=clock.to_datetime(row[8]),
+    )
 
 
 def vector_batch(

@@ -10,6 +10,7 @@ import numpy as np
 from services.indexer.catalog import quarantine
 from services.indexer.catalog.projects import begin_rebuild, by_key, key_of, next_generation, set_state
 from services.indexer.catalog.rows import Row, each, every, first, one
+from services.indexer.catalog.salvage import readable
 from services.indexer.records import Advance, Failure, LaggingProject, ProjectionPage, ProjectKey, QuarantineStage, UnembeddedChunk
 from shared.domain import (
     ChunkId,
@@ -72,7 +73,10 @@ def total_lag(connection: apsw.Connection) -> int:
 
 
 def unembedded(connection: apsw.Connection, project: LaggingProject, limit: int, after: tuple[int, int]) -> list[UnembeddedChunk]:
-    """Live chunks without a vector behind a position `(sequence, chunk key)`, the oldest first; those in quarantine are left out."""
+    """Live chunks without a vector behind a position `(sequence, chunk key)`, the oldest first; those in quarantine are left out.
+
+    Of a document that the disk has damaged comes what can be read.
+    """
     rows = every(
         connection,
         "SELECT chunk.sequence, chunk.key, chunk.id, chunk.document_key, chunk.start_offset, chunk.end_offset"
@@ -81,11 +85,17 @@ def unembedded(connection: apsw.Connection, project: LaggingProject, limit: int,
         " AND NOT EXISTS (SELECT 1 FROM held_chunk WHERE held_chunk.chunk_key = chunk.key) ORDER BY chunk.sequence, chunk.key LIMIT ?",
         (project.key.value, *max(after, (int(project.embedded_sequence) + 1, 0)), limit),
     )
-    sources = {key: one(connection, "SELECT title, text FROM document WHERE key = ?", (key,)) for key in {row[3] for row in rows}}
+    sources = {key: _source(connection, key) for key in {row[3] for row in rows}}
     return [
         UnembeddedChunk(sequence, key, ChunkId(chunk_id), sources[document_key][0], sources[document_key][1][start:end])
         for sequence, key, chunk_id, document_key, start, end in rows
     ]
+
+
+def _source(connection: apsw.Connection, document_key: int) -> tuple[str, str]:
+    """Title and text. Read as bytes, because one that is damaged must not hold up those behind it."""
+    title, text = one(connection, "SELECT CAST(title AS BLOB), CAST(text AS BLOB) FROM document WHERE key = ?", (document_key,))
+    return readable(title), readable(text)
 
 
 def store_embeddings(

@@ -23,20 +23,25 @@ class Readers:
         self._path = path
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="catalog-reader", initializer=self._connect)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="catalog-reader")
 
-    def _connect(self) -> None:
-        self._local.connection = open_connection(self._path, read_only=True)
-        self._connections.append(self._local.connection)
+    def _connection(self) -> apsw.Connection:
+        """That of this thread. Made by its first read and not by the thread's start: one that cannot be made fails that read, and not the pool."""
+        connection: apsw.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = open_connection(self._path, read_only=True)
+            self._connections.append(connection)
+        return connection
 
     def _run(self, read: Callable[[apsw.Connection], T]) -> T:
-        connection: apsw.Connection = self._local.connection
+        connection = self._connection()
         with translated_errors():
             connection.execute("BEGIN")
             try:
                 return read(connection)
             finally:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # else SQLite has given it up itself, after a read that failed
+                    connection.execute("ROLLBACK")
 
     async def run(self, read: Callable[[apsw.Connection], T]) -> T:
         """Runs a read in one transaction, so that all its queries see the same state."""

@@ -11,7 +11,7 @@ import apsw
 import orjson
 
 from services.indexer.catalog import clock, digest, documents, feed, housekeeping, projection, projects, quarantine, requests, scrubbing, verification
-from services.indexer.catalog.connection import ExclusiveLock, check_integrity, open_connection, require_safe_sqlite
+from services.indexer.catalog.connection import ExclusiveLock, check_integrity, open_connection, require_safe_sqlite, settle_log
 from services.indexer.catalog.migrations import migrate
 from services.indexer.catalog.readers import Readers
 from services.indexer.catalog.writer import Step, Writer, no_step
@@ -30,6 +30,7 @@ from services.indexer.records import (
     QuarantineStage,
     RequestKey,
     StoredDocument,
+    StoredPage,
     UnembeddedChunk,
     Written,
 )
@@ -85,15 +86,18 @@ class SqliteCatalog:
             queue_bytes: Of documents that wait to be committed, at most.
             step: Called after each step of a commit that a crash could follow, with its name, in the writer's thread.
 
-        Raises ConfigurationError if another process has it or a newer version wrote it, CorruptionError if it is damaged.
+        Raises ConfigurationError if another process has it, a newer version wrote it, or what it has cannot be put on disk for sure,
+        CorruptionError if it is damaged.
         """
         require_safe_sqlite()
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "catalog.db"
         lock = ExclusiveLock(folder / "catalog.lock")
+        connection: apsw.Connection | None = None
         try:
             connection = open_connection(path)
             check_integrity(connection, path)
+            settle_log(connection, path)
             migrate(connection)
             with connection:
                 projects.initialise(connection)
@@ -104,6 +108,8 @@ class SqliteCatalog:
                 marker.unlink()
                 _log.warning("the catalog was restored from a copy; every replica and the vector store will be filled again")
         except BaseException:
+            if connection is not None:
+                connection.close(True)
             lock.release()
             raise
         return cls(path, lock, Writer(connection, max_bytes=queue_bytes, step=step), Readers(path, _READERS))
@@ -350,13 +356,13 @@ class SqliteCatalog:
 
     # --- scrubbing
 
-    async def stored_page(self, after: int, limit: int) -> Sequence[StoredDocument]:
+    async def stored_page(self, after: int, size: int) -> StoredPage | None:
         """See ScrubCatalog."""
-        return await self._read(lambda connection: scrubbing.stored_page(connection, after, limit))
+        return await self._read(lambda connection: scrubbing.stored_page(connection, after, size))
 
-    async def mark_damaged(self, keys: Collection[int]) -> None:
+    async def mark_damaged(self, documents: Sequence[StoredDocument]) -> Sequence[StoredDocument]:
         """See ScrubCatalog."""
-        await self._write(lambda connection: scrubbing.mark_damaged(connection, keys))
+        return await self._write(lambda connection: scrubbing.mark_damaged(connection, documents))
 
     # --- housekeeping
 

@@ -27,6 +27,7 @@ from services.indexer.catalog.connection import disk_failed, translated_errors
 from shared.errors import KnowledgeBeastError, ResourceExhaustedError, UnavailableError
 from shared.observability import metrics
 from shared.observability.logging import get_logger
+from shared.resilience.admission import OVERLOADED, retry_after
 
 T = TypeVar("T")
 Step = Callable[[str], None]
@@ -91,11 +92,11 @@ class Writer:
             if self._closed:
                 raise _closed()
             if size and self._waiting and self._waiting + size > self._max_bytes:  # what holds nothing, a delete, a cursor, need not wait for room
-                raise ResourceExhaustedError("too many writes are waiting to be committed: retry", reason="OVERLOADED")
+                raise _overloaded()
             try:
                 self._queue.put_nowait(job)
             except queue.Full as error:
-                raise ResourceExhaustedError("too many writes are waiting to be committed: retry", reason="OVERLOADED") from error
+                raise _overloaded() from error
             self._waiting += size
         return asyncio.wrap_future(job.future)
 
@@ -163,10 +164,20 @@ class Writer:
     def _run(self, job: _Job) -> bool:
         """Runs one job in its savepoint. True if it is to be committed; else its future has failed."""
         try:
-            with translated_errors(), self._connection:
-                job.result = job.run(self._connection)
+            with translated_errors():
+                self._connection.execute("SAVEPOINT job")
+                try:
+                    job.result = job.run(self._connection)
+                except BaseException:
+                    # Gone if SQLite itself gave the whole transaction up. By hand, because apsw's own would then fail to release it, with an error
+                    # that hides what happened: a disk that failed would look like a wrong statement.
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK TO job")
+                        self._connection.execute("RELEASE job")
+                    raise
+                self._connection.execute("RELEASE job")
         except Exception as error:
-            # SQLite itself gave the whole transaction up, for example on a full disk; or the file cannot be trusted any more.
+            # Without a transaction the jobs before this one are undone, too; and a file that cannot be trusted any more gets nothing at all.
             if not self._connection.in_transaction or disk_failed(error):
                 raise
             job.future.set_exception(error)
@@ -209,6 +220,10 @@ class Writer:
         )
         failure.__cause__ = error
         self.failed.set_exception(failure)
+
+
+def _overloaded() -> ResourceExhaustedError:
+    return ResourceExhaustedError("too many writes are waiting to be committed: retry", retry_after=retry_after(), reason=OVERLOADED)
 
 
 def _closed() -> UnavailableError:

@@ -15,6 +15,7 @@ from shared.filters import Filter
 from shared.gen.knowledgebeast.common.v1 import filter_pb2
 from shared.gen.knowledgebeast.indexer.v1 import indexer_pb2 as pb
 from shared.gen.knowledgebeast.indexer.v1 import indexer_pb2_grpc
+from shared.resilience.admission import idle
 from shared.rpc.call import Context
 from shared.rpc.convert_filter import filter_from_proto
 
@@ -43,7 +44,8 @@ class IndexerServicer(indexer_pb2_grpc.IndexerServiceServicer):
         self, request_iterator: AsyncIterator[pb.IngestDocumentsRequest], context: Context
     ) -> AsyncIterator[pb.IngestDocumentsResponse]:
         """See the proto."""
-        first = await anext(request_iterator, None)
+        with idle():
+            first = await anext(request_iterator, None)
         if first is None:
             return
         project_id = bound_project(first.project_id)

@@ -17,6 +17,8 @@ from shared.search import DegradationReason, Freshness
 
 # The share of the time that waiting for late vectors may take: what is left must do for the search itself.
 _VECTOR_WAIT_SHARE = 0.5
+# The same for a copy that is being made.
+_COPY_WAIT_SHARE = 0.5
 # The list of projects reaches a replica within milliseconds; this is for a busy machine.
 _UNKNOWN_EPOCH_SECONDS = 3.0
 
@@ -51,9 +53,19 @@ class FreshnessGate:
         if _vectors_are_there(project):
             self._outages.worked("projector", project_id)
         self._check_feed(project_id, degradations)
-        if project.copying and wanted is None:  # who has waited for a write has what was written before it
-            degradations.add(DegradationReason.REPLICA_STALE, "replica", "this replica is still copying the project: documents may be missing")
         return project
+
+    def leave(self, before: ReplicaProject, degradations: Degradations) -> None:
+        """Notes what may be missing from an answer that was made since `before` was read. Raises NotFoundError if the project is gone by now."""
+        # Also for who has waited for a write: a document that was written before it, and again later, comes with its last change.
+        now = self._index.project(before.project.id)
+        if now.copying or now.copy != before.copy:
+            degradations.add(DegradationReason.REPLICA_STALE, "replica", "this replica is still copying the project: documents may be missing")
+
+    def is_whole(self, before: ReplicaProject) -> bool:
+        """Whether nothing was missing from the project since `before` was read."""
+        now = self._index.project(before.project.id)
+        return now.copy == before.copy and not before.copying
 
     async def _wait(self, project_id: ProjectId, wanted: Cursor, deadline: Deadline, degradations: Degradations, *, vectors: bool) -> None:
         # A token proves that the project existed: this replica may have yet to hear of it.
@@ -66,6 +78,10 @@ class FreshnessGate:
                 f"this replica has applied change {reached}, the token asks for {wanted.sequence}: retry with a longer deadline",
                 reason="NOT_FRESH_ENOUGH",
             )
+        if here.copying and here.copy_target is not None:
+            # Else a document of which the copy has yet to come to the last change would be missing, the very one of the token among them.
+            whole = Cursor(wanted.epoch, max(wanted.sequence, here.copy_target))
+            await self._index.wait_for_documents(project_id, whole, deadline.within(deadline.remaining() * _COPY_WAIT_SHARE))
         if not vectors:
             return
         if not await self._index.wait_for_vectors(project_id, wanted, deadline.within(deadline.remaining() * _VECTOR_WAIT_SHARE)):

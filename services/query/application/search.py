@@ -127,6 +127,7 @@ class Search:
             project = await self._gate.enter(query.project_id, query.fresh_as, deadline, degradations, watch, vectors=by_meaning)
             with refusals_counted():
                 answer = await self._obtain(query, project, embedder, deadline)
+            self._gate.leave(project, degradations)
             degradations.extend(answer.degradations)
             if not query.allow_degraded:
                 degradations.refuse()
@@ -181,7 +182,7 @@ class Search:
             page = await offload(self._page, query, found, ranked, degradations, small=_is_small(query))
         freshness = freshness_of(project, from_replica=found.from_replica)
         answer = SearchAnswer(page.hits, query.mode, degradations.found, freshness, watch.read(), page.next_page_token)
-        if not project.copying:
+        if self._gate.is_whole(project):
             self._ladder.keep(question, answer)
         return answer
 

@@ -72,6 +72,7 @@ class FindSimilar:
             project = await self._gate.enter(query.project_id, query.fresh_as, deadline, degradations, watch, vectors=True)
             with refusals_counted():
                 answer = await self._compute(query, project, deadline, watch)
+            self._gate.leave(project, degradations)
             degradations.extend(answer.degradations)
             if not query.allow_degraded:
                 degradations.refuse()
@@ -103,7 +104,7 @@ class FindSimilar:
             page = await asyncio.to_thread(self._page, query, fused, degradations)
         freshness = freshness_of(project, from_replica=found.from_replica)
         answer = SearchAnswer(page.hits, SearchMode.VECTOR, degradations.found, freshness, watch.read())
-        if not project.copying:
+        if self._gate.is_whole(project):
             self._ladder.keep(question, answer)
         return answer
 

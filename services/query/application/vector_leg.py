@@ -79,7 +79,7 @@ class VectorLeg:
             self._outages.worked(_COMPONENT, project.project.id)
             return await self._exact(project, vector, limit, allowed) or _gone()
         current = self._current(project, found)
-        if await self._lacks(project, len(current), limit):
+        if await self._lacks(project, vector, len(current), limit):
             self._outages.worked(_COMPONENT)
             since = self._outages.failed(_COMPONENT, project.project.id)
             return await self._stand_in(project, vector, limit, allowed, degradations, "the vector store lacks most of this project", since)
@@ -105,16 +105,20 @@ class VectorLeg:
             )
         return ranking[:limit]
 
-    async def _lacks(self, project: ReplicaProject, current: int, limit: int) -> bool:
+    async def _lacks(self, project: ReplicaProject, vector: Vector, current: int, limit: int) -> bool:
         """Whether the vector store has named less than half of what it must have: it was emptied, or has another time's vectors.
 
-        Half, because a few may be missing for good reasons: what was just deleted there and not yet here, what cannot be written there.
+        Half, because a few may be missing for good reasons: what was just deleted there and not yet here, what cannot be written there. A chunk
+        that could not be embedded has no vector anywhere, so where the replica has all vectors that there are, it must have no more than those.
         """
         cursor = project.documents_cursor
         if 2 * current >= limit or cursor is None or cursor.sequence > project.vector_sequence:
             return False
         everything = await offload(self._index.allowed, project.project.id, _EVERYTHING, small=project.head <= _SMALL_PROJECT)
-        return 2 * current < min(limit, everything.size)
+        if 2 * current >= min(limit, everything.size):
+            return False
+        own = await self._exact(project, vector, limit, None) if _has_as_much(project) else None
+        return own is None or 2 * current < len(own.ranking)
 
     def _since(self, error: VectorStoreUnavailableError | VectorStoreError, project: ReplicaProject) -> datetime | None:
         """Since when the vector store has been at fault, with this project or altogether; None if the caller had no time to ask it."""
@@ -168,6 +172,11 @@ def _gone() -> Degradation:
 def _has_more(project: ReplicaProject) -> bool:
     """Whether the replica has vectors that the vector store lacks."""
     return project.vectors_available and project.vectors_cursor is not None and project.vectors_cursor.sequence > project.vector_sequence
+
+
+def _has_as_much(project: ReplicaProject) -> bool:
+    """Whether the replica has every vector that the vector store is said to have."""
+    return project.vectors_available and project.vectors_cursor is not None and project.vectors_cursor.sequence >= project.vector_sequence
 
 
 def _explain(error: VectorStoreUnavailableError | VectorStoreError) -> str:

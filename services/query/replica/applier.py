@@ -127,8 +127,8 @@ class Applier:
     def load(self, row: ProjectRow) -> ProjectState:
         """The state of a stored project. Vectors that are damaged, unwanted or wanted again are asked for from the beginning."""
         state = ProjectState(row, keep_vectors=self._vectors_max > 0, metadata=self.read_metadata(row.key))
-        if row.documents is None or row.documents.sequence < row.head:  # it ended in the middle of a copy, or of a few changes
-            state.begin_copy()
+        # It ended in the middle of a copy, or of a few changes; at sequence 0 it may have been a copy whose end was not known yet.
+        state.copying = row.documents is None or row.documents.sequence == 0 or row.documents.sequence < row.head
         with self._database.reader() as connection:
             pks, slots, checksums = rows.vector_slots(connection, row.key)
             chunks = rows.counts(connection, row.key).chunks if row.vectors_dropped else 0

@@ -136,15 +136,17 @@ class Follower:
                     if reset_due and isinstance(event, DocumentBatch | VectorBatch):
                         raise FeedGapError("a stream from the beginning did not begin with a reset")
                     await self._apply(project_id, event)
-                    if not isinstance(event, Heartbeat):
+                    if isinstance(event, DocumentBatch | VectorBatch):
                         state.applied += 1
                     if isinstance(event, Reset) and event.stream is FeedStream.DOCUMENTS:
                         state.afresh = reset_due = False
                 here = self._replica.project(project_id)
                 if not state.afresh and here.contact_time is not None and here.lag == 0:
                     state.mending = False
-                # Heartbeats alone are no sign of life while changes are missing: it is those that do not come through.
-                if state.applied > before or here.lag == 0:
+                # Heartbeats alone are no sign of life while changes are missing: it is those that do not come through. A reset never is one: it
+                # does not tell the head, so nobody knows what is missing.
+                told = any(isinstance(event, Heartbeat) for event in group)
+                if state.applied > before or (told and here.lag == 0):
                     state.heard()
 
     async def _apply(self, project_id: ProjectId, event: FeedEvent) -> None:
@@ -175,7 +177,6 @@ class Follower:
         listed: set[ProjectId] | None = None
         async with aclosing(self._feed.watch_project_list(at)) as events:
             async for event in events:
-                self._list.heard()
                 head: SequenceNumber | None = None
                 match event:
                     case Reset():
@@ -191,6 +192,7 @@ class Follower:
                         raise FeedGapError("the feed of the project list sent changes of a project")
                 if at is None or head is None:
                     continue
+                self._list.heard()  # after a reset alone nothing is known
                 if listed is not None and at.sequence >= head:
                     for project in self._replica.projects():
                         if project.project.id not in listed:

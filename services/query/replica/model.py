@@ -54,6 +54,9 @@ class ReplicaProject:
             the vector store has before `vector_sequence` tells of it.
         copying: the first copy is being made, or another one after a reset, and has not come to where the feed was when it began: documents that
             were written long ago may be missing.
+        copy: number of the copy: another one as soon as what was there begins to be dropped, so that who has read it before and after knows
+            whether something could be missing in between.
+        copy_target: the sequence that a copy which is being made has to come to; None when that is not known, or no copy is being made.
     """
 
     project: Project
@@ -65,6 +68,8 @@ class ReplicaProject:
     vectors_available: bool
     version: int = 0
     copying: bool = False
+    copy: int = 0
+    copy_target: SequenceNumber | None = None
 
     @property
     def lag(self) -> int:

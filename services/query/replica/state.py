@@ -15,6 +15,7 @@ from shared.domain import SequenceNumber
 
 # One count for all projects: what is created again under an old name never has a version that the old one had.
 _versions = itertools.count(1)
+_copies = itertools.count(1)
 
 
 @dataclass(slots=True)
@@ -30,6 +31,7 @@ class ProjectState:
         version: see `ReplicaProject.version`.
         keep_vectors: the replica keeps vectors at all.
         copying: see `ReplicaProject.copying`.
+        copy: see `ReplicaProject.copy`.
         copy_target: the sequence that a copy which is being made has to come to; None until the feed has told its head.
     """
 
@@ -41,6 +43,7 @@ class ProjectState:
     version: int = field(default_factory=_versions.__next__)
     contact_time: datetime | None = None
     copying: bool = False
+    copy: int = field(default_factory=_copies.__next__)
     copy_target: SequenceNumber | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -51,8 +54,9 @@ class ProjectState:
 
     def begin_copy(self) -> None:
         """What is there is dropped, and comes again from the beginning. Of a project that never had anything, nothing is missing meanwhile."""
-        self.copying = max(self.row.head, self.row.project.head) > 0
         self.copy_target = None
+        if self.copying or max(self.row.head, self.row.project.head) > 0:
+            self.copying, self.copy = True, next(_copies)
 
     def copied(self, head: SequenceNumber) -> None:
         """An event of the documents' stream has been applied, which told of this head."""
@@ -61,7 +65,7 @@ class ProjectState:
         if self.copy_target is None:
             self.copy_target = head
         if self.row.documents is not None and self.row.documents.sequence >= self.copy_target:
-            self.copying = False
+            self.copying, self.copy_target = False, None
 
     def changed(self) -> None:
         """Searches that begin from now on may be answered in another way: to be called after the change can be seen, never before."""
@@ -73,5 +77,15 @@ class ProjectState:
         vectors = row.vectors if self.keep_vectors else None
         available = vectors is not None and not row.vectors_dropped
         return ReplicaProject(
-            row.project, row.documents, vectors, row.head, row.vector_sequence, self.contact_time, available, self.version, copying=self.copying
+            row.project,
+            row.documents,
+            vectors,
+            row.head,
+            row.vector_sequence,
+            self.contact_time,
+            available,
+            self.version,
+            copying=self.copying,
+            copy=self.copy,
+            copy_target=self.copy_target,
         )

@@ -30,7 +30,7 @@ class StreamState:
         connected: events are coming in.
         since: since when it has been connected, or not.
         last_contact: when the last event came; None when there was none.
-        applied: resets and batches that have been applied.
+        applied: batches that have been applied. A reset is not one: a stream that never gets beyond it brings nothing, and drops what there was.
         wake: set to try again at once.
         afresh: the copy is to be fetched from the beginning; until the reset that this begins with has been applied.
         mending: the copy is being fetched from the beginning because it was wrong; until it has caught up.
