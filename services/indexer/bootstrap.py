@@ -29,7 +29,6 @@ from services.indexer.checks import check_database
 from services.indexer.config import IndexerSettings
 from services.indexer.disk import DiskSpace
 from services.indexer.limits import limits
-from services.indexer.records import QuarantineStage
 from services.indexer.transport.feed_servicer import ChangeFeedServicer
 from services.indexer.transport.indexer_servicer import IndexerServicer
 from services.indexer.transport.maintenance_servicer import MaintenanceServicer
@@ -45,6 +44,7 @@ from shared.health import Degraded, Details, HealthMonitor
 from shared.lifecycle import Lifecycle
 from shared.observability import http, metrics, tracing
 from shared.observability.logging import get_logger
+from shared.quarantine import QuarantineStage
 from shared.resilience.pace import Pace
 from shared.rpc import chain
 from shared.rpc import server as rpc_server
@@ -90,7 +90,7 @@ def _add_checks(
 
     async def projector() -> Details | Degraded:
         held = await catalog.count_quarantined()
-        for stage in QuarantineStage:
+        for stage in (QuarantineStage.EMBEDDING, QuarantineStage.VECTOR_STORE):
             metrics.QUARANTINED_CHUNKS.labels(stage.value).set(held.get(stage, 0))
         quarantined = sum(held.values())
         figures = {"quarantined": quarantined, "lag": await catalog.total_lag()}

@@ -21,8 +21,6 @@ from services.indexer.records import (
     PreparedDocument,
     ProjectionPage,
     ProjectKey,
-    QuarantinedChunk,
-    QuarantineStage,
     RequestKey,
     StoredDocument,
     StoredPage,
@@ -45,6 +43,7 @@ from shared.domain import (
     Vectors,
     VectorSequence,
 )
+from shared.quarantine import QuarantinedChunk, QuarantineStage
 
 
 class ProjectCatalog(Protocol):

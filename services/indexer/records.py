@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from shared.domain import (
     Chunk,
@@ -146,33 +145,12 @@ class Advance(enum.Enum):
     SUPERSEDED = enum.auto()  # nothing: the project's vectors go to another collection by now
 
 
-class QuarantineStage(enum.Enum):
-    """What was done with a chunk when it failed."""
-
-    EMBEDDING = "embedding"
-    VECTOR_STORE = "vector_store"
-
-
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A chunk that failed although others did not, and why, for people."""
 
     chunk_id: ChunkId
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class QuarantinedChunk:
-    """A chunk in quarantine. `failures`: how often it has failed."""
-
-    project_id: ProjectId
-    document_id: DocumentId
-    chunk_id: ChunkId
-    ordinal: int
-    stage: QuarantineStage
-    reason: str
-    failures: int
-    time: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ async with KnowledgeBeast() as kb:
 
 from shared.client.client import KnowledgeBeast
 from shared.client.ingest import IngestLimits
-from shared.client.maintenance import QuarantinedChunk, QuarantineStage, VerifiedVectors, VerifyProgress
+from shared.client.maintenance import VerifiedVectors, VerifyProgress
 from shared.client.types import (
     BatchSearchResult,
     ComponentState,
@@ -21,6 +21,7 @@ from shared.client.types import (
     ServiceState,
     UpsertResult,
 )
+from shared.quarantine import QuarantinedChunk, QuarantineStage
 from shared.search import (
     Degradation,
     DegradationReason,

@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from shared.client.endpoint import Endpoint
 from shared.domain import ChunkId, DocumentId, ProjectId
 from shared.gen.knowledgebeast.indexer.v1 import maintenance_pb2 as pb
 from shared.gen.knowledgebeast.indexer.v1 import maintenance_pb2_grpc
+from shared.quarantine import QuarantinedChunk, QuarantineStage
 from shared.rpc.convert import time_of
 from shared.rpc.verification import decode
 from shared.verification import Verification
-
-
-class QuarantineStage(enum.Enum):
-    """What was done with a chunk when it failed."""
-
-    EMBEDDING = "embedding"
-    VECTOR_STORE = "vector_store"
-    UNKNOWN = "unknown"  # told by a newer service
-
-
-@dataclass(frozen=True, slots=True)
-class QuarantinedChunk:
-    """A chunk that could not be embedded, or that the vector store refuses, while it takes others.
-
-    Attributes:
-        project_id: its project.
-        document_id: its document.
-        chunk_id: its id.
-        ordinal: its position in the document, from 0.
-        stage: where it failed.
-        reason: why, for people.
-        failures: how often.
-        time: when it was put into quarantine.
-    """
-
-    project_id: ProjectId
-    document_id: DocumentId
-    chunk_id: ChunkId
-    ordinal: int
-    stage: QuarantineStage
-    reason: str
-    failures: int
-    time: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ import pytest
 
 from services.indexer.application import tokens
 from services.indexer.catalog.sqlite import SqliteCatalog
-from services.indexer.records import QuarantinedChunk, QuarantineStage
 from shared.chroma.client import ChromaClient
 from shared.domain import ChunkId, DocumentId, ProjectId, ProjectState, SequenceNumber, TraceContext, Vectors
 from shared.errors import InvalidArgumentError, NotFoundError, UnavailableError, VectorStoreError, VectorStoreUnavailableError
 from shared.observability.metrics import REGISTRY
+from shared.quarantine import QuarantinedChunk, QuarantineStage
 from tests.fakes.embedder import FakeEmbedder
 from tests.fixtures.chroma import ChromaServer
 from tests.integration.test_catalog import PROJECT, create, prepared, write

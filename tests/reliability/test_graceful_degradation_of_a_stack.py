@@ -95,10 +95,11 @@ async def test_a_killed_chromadb_takes_each_step_that_is_switched_on_and_comes_b
 
         stack.kill_chroma()
         await kb.upsert("docs", documents({"new": "A kitten sleeps on the carpet."}))
-        last = await eventually(lambda: kb.search("docs", MEANING), lambda answer: answer.degraded)
+        last = await eventually(
+            lambda: kb.search("docs", MEANING), lambda answer: answer.degraded and answer.freshness.sequence < answer.freshness.head
+        )
         assert (found(last), reasons(last), last.served_from_cache) == (found(before), [LAST], True)
         assert last.found_time is not None
-        assert last.freshness.sequence < last.freshness.head
         like_cat_again = await kb.find_similar("docs", "cat")
         assert (found(like_cat_again), reasons(like_cat_again)) == (found(like_cat), [LAST])
         assert like_cat_again.served_from_cache

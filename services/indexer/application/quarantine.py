@@ -8,9 +8,9 @@ from services.indexer.application import tokens
 from services.indexer.application.signals import Signals
 from services.indexer.application.subjects import Subject
 from services.indexer.ports import QuarantineCatalog
-from services.indexer.records import QuarantinedChunk
 from shared.domain import ChunkId, ProjectId
 from shared.errors import InvalidArgumentError
+from shared.quarantine import QuarantinedChunk
 
 _PLACE_DIGITS = 18  # SQLite's integers have as many and a few more
 

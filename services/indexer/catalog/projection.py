@@ -11,7 +11,7 @@ from services.indexer.catalog import quarantine
 from services.indexer.catalog.projects import begin_rebuild, by_key, key_of, next_generation, set_state
 from services.indexer.catalog.rows import Row, each, every, first, one
 from services.indexer.catalog.salvage import readable
-from services.indexer.records import Advance, Failure, LaggingProject, ProjectionPage, ProjectKey, QuarantineStage, UnembeddedChunk
+from services.indexer.records import Advance, Failure, LaggingProject, ProjectionPage, ProjectKey, UnembeddedChunk
 from shared.domain import (
     ChunkId,
     ChunkingSettings,
@@ -23,6 +23,7 @@ from shared.domain import (
     VectorSequence,
     collection_name,
 )
+from shared.quarantine import QuarantineStage
 
 _PROJECT = (
     "SELECT key, id, generation, epoch, embedding_model, max_tokens, overlap_tokens, chunk_count, head, embedded_sequence, vector_sequence,"

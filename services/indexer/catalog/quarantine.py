@@ -13,8 +13,9 @@ import apsw
 
 from services.indexer.catalog import clock
 from services.indexer.catalog.rows import each, every, one
-from services.indexer.records import Failure, ProjectKey, QuarantinedChunk, QuarantineStage
+from services.indexer.records import Failure, ProjectKey
 from shared.domain import ChunkId, DocumentId, ProjectId
+from shared.quarantine import QuarantinedChunk, QuarantineStage
 
 _IN_QUARANTINE = (
     "SELECT quarantine.key, project.id, document.id, chunk.id, chunk.ordinal, quarantine.stage, quarantine.reason, quarantine.failures,"

@@ -26,8 +26,6 @@ from services.indexer.records import (
     PreparedDocument,
     ProjectionPage,
     ProjectKey,
-    QuarantinedChunk,
-    QuarantineStage,
     RequestKey,
     StoredDocument,
     StoredPage,
@@ -53,6 +51,7 @@ from shared.domain import (
 )
 from shared.observability import metrics
 from shared.observability.logging import get_logger
+from shared.quarantine import QuarantinedChunk, QuarantineStage
 
 T = TypeVar("T")
 

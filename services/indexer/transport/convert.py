@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.indexer.application.ingest import Batch
 from services.indexer.application.reconciler import Findings, Progress
-from services.indexer.records import QuarantinedChunk, QuarantineStage, Written
+from services.indexer.records import Written
 from shared.digest import ProjectDigest
 from shared.domain import (
     Chunk,
@@ -25,6 +25,7 @@ from shared.domain import (
 )
 from shared.gen.knowledgebeast.common.v1 import types_pb2
 from shared.gen.knowledgebeast.indexer.v1 import change_feed_pb2, indexer_pb2, maintenance_pb2, project_pb2
+from shared.quarantine import QuarantinedChunk, QuarantineStage
 from shared.rpc import verification
 from shared.rpc.convert import struct_from_metadata, timestamp
 from shared.rpc.status import item_error
