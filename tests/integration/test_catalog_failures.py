@@ -530,3 +530,18 @@ async def test_the_log_does_not_grow_without_a_bound(tmp_path: Path) -> None:
     assert connection.execute("SELECT count(*) FROM document").fetchone() == (60,)
     connection.close()
     await catalog.close()
+
+
+async def test_what_is_acknowledged_holds_no_room_any_more(tmp_path: Path) -> None:
+    """A client that sends one large write after another is never refused for the one before, however long the log is being copied after it."""
+    gone = threading.Event()
+
+    def step(name: str) -> None:
+        if name == "acknowledged":
+            gone.wait(0.05)
+
+    catalog = SqliteCatalog.open(tmp_path, queue_bytes=1_000_000, step=step)
+    key = await create(catalog)
+    for number in range(10):
+        await catalog.upsert_documents(PROJECT, key, [prepared(f"d{number}", "x" * 600_000)], TraceContext(), None)
+    await catalog.close()

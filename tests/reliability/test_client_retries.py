@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -63,6 +64,20 @@ class Replica:
         if self.calls <= self.failures:
             raise self.error()
         return query_pb2.SearchResponse()
+
+
+class Stopping(Replica):
+    """Cancels the first call, as a server does with those that wait to be taken when it stops."""
+
+    def __init__(self) -> None:
+        super().__init__(moment, 0)
+
+    async def search(self, request: query_pb2.SearchRequest, context: Any) -> query_pb2.SearchResponse:  # noqa: ANN401 - gRPC's context
+        """One call."""
+        if not self.calls:
+            self.calls += 1
+            await context.abort(grpc.StatusCode.CANCELLED, "going down")
+        return await super().search(request, context)
 
 
 class Feed:
@@ -135,6 +150,14 @@ async def test_a_search_is_made_a_few_times_at_most() -> None:
             await search(channel)
     assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
     assert replica.calls == MOST_ATTEMPTS
+
+
+async def test_a_call_that_a_stopping_server_cancels_is_made_again() -> None:
+    """It had not been taken yet; nobody but the server has cancelled it."""
+    replica = Stopping()
+    async with serve(replica) as channel:
+        await search(channel)
+    assert replica.calls == 2
 
 
 async def test_a_retry_goes_to_another_replica() -> None:

@@ -17,7 +17,7 @@ from services.indexer.records import PreparedDocument, ProjectKey, RequestKey, W
 from services.indexer.sizes import MAX_DOCUMENT_BYTES, message_bytes
 from shared import consistency
 from shared.domain import ChunkingSettings, Cursor, DocumentInput, Project, ProjectId
-from shared.errors import InvalidArgumentError, KnowledgeBeastError
+from shared.errors import InvalidArgumentError, KnowledgeBeastError, ResourceExhaustedError
 from shared.observability import metrics, tracing
 from shared.ports import Tokenizer
 from shared.resilience.admission import idle
@@ -71,8 +71,11 @@ class Ingest:
         """
         key, project = await self._catalog.find_project(project_id)
         request = RequestKey(request_id, await asyncio.to_thread(_fingerprint, candidates)) if request_id else None
-        if request is None or await self._catalog.recall(project.id, request) is None:
+        try:
             await self._disk.require_room()
+        except ResourceExhaustedError:
+            if request is None or await self._catalog.recall(project.id, request) is None:
+                raise
         return await self._commit(key, project, await self._prepare(project, candidates), request)
 
     async def stream(self, project_id: ProjectId, batches: AsyncIterator[Sequence[Candidate]]) -> AsyncGenerator[Batch, None]:

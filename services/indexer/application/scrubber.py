@@ -102,7 +102,7 @@ class Scrubber:
             damaged = await self._catalog.mark_damaged(damaged)  # without those that have been written meanwhile
             names = [document.name for document in damaged]
             self._found += Damage(len(names), tuple(names[:_EXAMPLES]))
-            self._log.error("documents are not what was written", documents=names[:_EXAMPLES], count=len(names))
+            self._log.error("documents are not what was written", examples=names[:_EXAMPLES], count=len(names))
         if page.unreadable:
             self._found += Damage(unreadable=page.unreadable)
             self._log.error("documents cannot be read", count=page.unreadable, before_key=page.position)

@@ -128,8 +128,14 @@ class Writer:
                 self._end(error)
                 return
             finally:
-                with self._lock:
-                    self._waiting -= sum(job.size for job in taken)
+                self._release(taken)  # those whose callers have withdrawn them
+
+    def _release(self, jobs: list[_Job]) -> None:
+        """Makes room, before the callers hear of their jobs: who writes one thing after another finds the room of the one before."""
+        with self._lock:
+            for job in jobs:
+                self._waiting -= job.size
+                job.size = 0
 
     def _commit(self, jobs: list[_Job]) -> None:
         """Runs the jobs in one transaction and resolves their futures. Raises what the disk's failure is, with all of them failed."""
@@ -148,6 +154,7 @@ class Writer:
                         self._connection.execute("ROLLBACK")
         except Exception as error:
             fatal = disk_failed(error)
+            self._release(jobs)
             for job in jobs:
                 if not job.future.done():
                     job.future.set_exception(_unknown() if fatal else error)
@@ -157,6 +164,7 @@ class Writer:
         self._step("committed")
         metrics.CATALOG_COMMIT_DURATION.observe(time.perf_counter() - started)
         metrics.CATALOG_COMMIT_SIZE.observe(len(done))
+        self._release(done)
         for job in done:
             job.future.set_result(job.result)
         self._step("acknowledged")
@@ -180,6 +188,7 @@ class Writer:
             # Without a transaction the jobs before this one are undone, too; and a file that cannot be trusted any more gets nothing at all.
             if not self._connection.in_transaction or disk_failed(error):
                 raise
+            self._release([job])
             job.future.set_exception(error)
             return False
         return True
