@@ -13,6 +13,8 @@ from services.indexer.config import IndexerSettings  # noqa: E402 - the path mus
 from services.query.config import QuerySettings  # noqa: E402 - same
 from shared import config_docs  # noqa: E402 - same
 from shared.config import CommonSettings  # noqa: E402 - same
+from shared.observability import metrics_docs  # noqa: E402 - same
+from shared.observability.metrics import DEFINITIONS  # noqa: E402 - same
 
 _CONFIGURATION = """# Configuration
 
@@ -26,7 +28,10 @@ and what is allowed. This page is made from the settings themselves by `make gen
 
 def documents() -> dict[Path, str]:
     """Each generated document and its text."""
-    return {DOCS / "configuration.md": _CONFIGURATION + config_docs.render([CommonSettings, IndexerSettings, QuerySettings]).rstrip() + "\n"}
+    return {
+        DOCS / "configuration.md": _CONFIGURATION + config_docs.render([CommonSettings, IndexerSettings, QuerySettings]).rstrip() + "\n",
+        DOCS / "metrics.md": metrics_docs.render(DEFINITIONS).rstrip() + "\n",
+    }
 
 
 def main() -> None:

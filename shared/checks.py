@@ -61,6 +61,8 @@ def add_common_checks(
 
     async def disk() -> Details | Degraded:
         usage = await asyncio.to_thread(psutil.disk_usage, str(data_dir))
+        metrics.DISK_FREE_BYTES.set(usage.free)
+        metrics.DISK_SIZE_BYTES.set(usage.total)
         figures = {"available_gb": round(usage.free / _GIGABYTE, 1)}
         if usage.free < disk_reserve_bytes:
             free, reserve = usage.free / _GIGABYTE, disk_reserve_bytes / _GIGABYTE

@@ -98,6 +98,9 @@ class CommonSettings(BaseSettings):
         default="", max_length=500, description="OTLP/gRPC endpoint of a trace collector, for example `http://127.0.0.1:4317`. Empty: no export."
     )
     trace_sample_ratio: float = Field(default=0.01, ge=0, le=1, description="Share of new traces that are recorded, 0 to 1.")
+    trace_content: bool = Field(
+        default=False, description="Put the texts of queries into traces. Whoever may read the traces can then read what people search for."
+    )
 
     liveness_stall: Seconds = Field(
         default=10.0, description="Seconds that the service's event loop may stand still before it counts as no longer alive."

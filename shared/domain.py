@@ -7,6 +7,7 @@ Times are aware UTC datetimes. Offsets count Unicode code points. Vectors are fl
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ProjectId = NewType("ProjectId", str)
+PROJECT_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # the form of every ProjectId
 DocumentId = NewType("DocumentId", str)
 ChunkId = NewType("ChunkId", str)
 # A position in the change feed of a project, and how far its vectors have come on the same scale: easily confused, so two types.

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from shared.errors import KnowledgeBeastError
+from shared.observability import metrics
+from shared.observability.guarded import read_at_scrape
 from shared.observability.logging import get_logger
 from shared.serving import ServingStates
 
@@ -48,6 +50,8 @@ class Degraded:
     message: str
     details: Details = field(default_factory=dict)
 
+
+_FIGURES: Final = {ComponentStatus.DOWN: 0, ComponentStatus.DEGRADED: 1, ComponentStatus.UP: 2}  # of kb_component_status
 
 Check = Callable[[], Awaitable[Details | Degraded]]
 """Returns figures of a component that is up, or `Degraded`. Raises when it is down."""
@@ -115,7 +119,8 @@ class HealthMonitor:
             figures: are added to the details whenever they are asked for, so that they are never older than the answer.
         """
         unknown = ComponentReport(ComponentStatus.DOWN, datetime.now(UTC), "not looked at yet")
-        self._components[name] = _Component(name, check, interval, timeout, latency, figures, unknown)
+        self._components[name] = component = _Component(name, check, interval, timeout, latency, figures, unknown)
+        read_at_scrape(metrics.COMPONENT_STATUS.labels(name), lambda: _FIGURES[component.report.status])
 
     async def start(self) -> None:
         """Runs every check once, all at the same time, and then in the background until `stop`. Takes at most the longest time limit."""
@@ -195,6 +200,7 @@ class HealthMonitor:
 
     def _publish(self) -> None:
         self._states.set_ready(self.ready)
+        metrics.READY.set(self.ready)
 
 
 async def _run(component: _Component) -> ComponentReport:

@@ -23,6 +23,7 @@ def run_service(name: str, settings_class: type[SettingsT], start: Callable[[Lif
         logging.get_logger(__name__).error("cannot start", reason=error.message)
         return 1
     logging.configure(name, settings.log_level, settings.log_format, levels=config.parse_log_levels(settings.log_levels))
+    logging.capture_uncaught()
     tracing.configure(name, settings.trace_endpoint, settings.trace_sample_ratio)
     metrics.describe_service(name)
     return lifecycle.run(lambda life: start(life, settings), grace=settings.shutdown_grace)

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
+from shared.observability import metrics
 from shared.observability.logging import get_logger
 
 _log: Final = get_logger(__name__)
@@ -42,7 +43,7 @@ class LoopWatchdog:
         """Begins to watch the running loop; called in its thread."""
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-        self._beat()
+        self._schedule()
         self._thread.start()
 
     def stop(self) -> None:
@@ -51,9 +52,14 @@ class LoopWatchdog:
         if self._next is not None:
             self._next.cancel()
 
-    def _beat(self) -> None:
+    def _schedule(self) -> None:
+        due = self._loop.time() + self._interval
+        self._next = self._loop.call_at(due, self._beat, due)
+
+    def _beat(self, due: float) -> None:
         self._beats += 1
-        self._next = self._loop.call_later(self._interval, self._beat)
+        metrics.EVENT_LOOP_DELAY.observe(max(0.0, self._loop.time() - due))  # asyncio may be early by its clock's resolution
+        self._schedule()
 
     def _watch(self) -> None:
         seen, silent, looked, alive = self._beats, 0.0, time.monotonic(), True

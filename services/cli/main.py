@@ -8,7 +8,24 @@ from collections.abc import Sequence
 import typer
 
 from services.cli import demo
-from services.cli.commands import bench, chaos, document, ingest, model, project, quality, quarantine, rebuild, search, similar, status, up, verify
+from services.cli.commands import (
+    bench,
+    chaos,
+    document,
+    ingest,
+    log_level,
+    model,
+    observe,
+    project,
+    quality,
+    quarantine,
+    rebuild,
+    search,
+    similar,
+    status,
+    up,
+    verify,
+)
 from services.cli.console import line
 from services.cli.explain import explain
 from shared.errors import KnowledgeBeastError
@@ -29,6 +46,8 @@ app.command(epilog=status.EXAMPLES)(status.status)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=rebuild.EXAMPLES)(rebuild.rebuild)
 app.command(epilog=verify.EXAMPLES)(verify.verify)
+app.command("log-level", epilog=log_level.EXAMPLES)(log_level.log_level)
+app.command(epilog=observe.EXAMPLES)(observe.observe)
 app.command(epilog=quality.EXAMPLES)(quality.quality)
 app.command(epilog=chaos.EXAMPLES)(chaos.chaos)
 app.add_typer(bench.app, name="bench")

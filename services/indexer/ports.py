@@ -12,9 +12,11 @@ from typing import Protocol
 
 from services.indexer.records import (
     Advance,
+    CatalogFigures,
     ChunkPage,
     DeletedProject,
     Failure,
+    Lag,
     LaggingProject,
     NewProject,
     Position,
@@ -43,6 +45,7 @@ from shared.domain import (
     Vectors,
     VectorSequence,
 )
+from shared.observability.recorded_writes import RecordedWrite
 from shared.quarantine import QuarantinedChunk, QuarantineStage
 
 
@@ -57,9 +60,6 @@ class ProjectCatalog(Protocol):
 
     async def list_projects(self, after: str, limit: int) -> tuple[Sequence[Project], bool]:
         """Projects whose ids come after `after`, in order, at most `limit` and no more than fit a message; and whether there are more."""
-
-    async def count_projects(self) -> int:
-        """How many projects there are."""
 
     async def update_project(
         self, project_id: ProjectId, *, etag: str, display_name: str | None, description: str | None, labels: Mapping[str, str] | None
@@ -161,8 +161,8 @@ class ProjectionCatalog(Protocol):
     async def projected_projects(self) -> Sequence[LaggingProject]:
         """Projects that have something in the vector store."""
 
-    async def total_lag(self) -> int:
-        """Changes that are not in the vector store, all projects together."""
+    async def lag(self) -> Lag:
+        """How far the vector store is behind, all projects together."""
 
     async def unembedded(self, project: LaggingProject, limit: int, after: tuple[int, int] = (0, 0)) -> Sequence[UnembeddedChunk]:
         """Chunks without a vector behind a position `(sequence, chunk key)`, the oldest first; those in quarantine are left out."""
@@ -180,6 +180,9 @@ class ProjectionCatalog(Protocol):
 
     async def advance(self, project: LaggingProject, sequence: SequenceNumber) -> Advance:
         """Every change up to `sequence` is in the project's collection; of no effect if the project has another collection by now."""
+
+    async def recorded_writes(self, project: LaggingProject, after: SequenceNumber, up_to: SequenceNumber, limit: int) -> Sequence[RecordedWrite]:
+        """Requests whose trace is recorded and that made changes as `made_searchable` tells them, the oldest, at most `limit`."""
 
     async def restart(self, project: LaggingProject) -> bool:
         """The vector store has lost the project: gives it a new collection to write everything to; False if it has another one by now."""
@@ -248,8 +251,8 @@ class HealthCatalog(Protocol):
     async def probe(self) -> None:
         """Writes and commits a little. Raises what a write would raise."""
 
-    async def count_projects(self) -> int:
-        """Projects that are not deleted."""
+    async def figures(self) -> CatalogFigures:
+        """How much there is of everything."""
 
 
 class Disk(Protocol):

@@ -15,10 +15,12 @@ from shared.domain import (
     KeywordSettings,
     ProjectId,
     SequenceNumber,
+    TraceContext,
     Vectors,
     VectorSequence,
     collection_name,
 )
+from shared.observability.recorded_writes import RecordedWrite
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +121,20 @@ class UnembeddedChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class CompletedChange:
+    """A change of a document that is in the vector store for the first time: when it was committed, in seconds since 1970, and by which request."""
+
+    commit_time: float
+    trace: TraceContext
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectionPage:
     """A piece of what the vector store has to learn, in the order of `(sequence, chunk key)`.
 
     `complete_to`: every change up to this sequence is in this page or in the pages before it. `position`: where the next page begins.
+    `completed`: the changes that this page completes and that no collection of the project has had before, at most 1,000. `writes`: the
+    requests, of those whose trace is recorded, that made the changes which this page completes; the oldest sixteen.
     """
 
     added: Sequence[ChunkId]
@@ -130,6 +142,8 @@ class ProjectionPage:
     removed: Sequence[ChunkId]
     complete_to: SequenceNumber
     position: tuple[int, int]
+    completed: Sequence[CompletedChange]
+    writes: Sequence[RecordedWrite]
 
     @property
     def empty(self) -> bool:
@@ -143,6 +157,28 @@ class Advance(enum.Enum):
     DONE = enum.auto()
     REBUILT = enum.auto()  # and with that the project is where it was before its rebuild began
     SUPERSEDED = enum.auto()  # nothing: the project's vectors go to another collection by now
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far the vector store is behind.
+
+    Attributes:
+        changes: Changes that are not in it.
+        oldest: When the first of them was committed that has never been in it, in seconds since 1970; None if there is none.
+    """
+
+    changes: int
+    oldest: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogFigures:
+    """How much the catalog has: of each project the sequence of its last change; documents and chunks of all of them."""
+
+    heads: Mapping[ProjectId, SequenceNumber]
+    documents: int
+    chunks: int
 
 
 @dataclass(frozen=True, slots=True)

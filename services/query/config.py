@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from shared.config import CommonSettings, Port, Seconds
+from shared.domain import PROJECT_ID
 
 
 class QuerySettings(CommonSettings):
@@ -76,6 +77,25 @@ class QuerySettings(CommonSettings):
     reranker_concurrency: int = Field(default=2, ge=1, le=64, description="Cores that reranking takes at most.")
     rerank_timeout: Seconds = Field(
         default=1.0, description="Seconds that reranking may take; then the order stays as it was and the answer says so."
+    )
+    slow_search: float = Field(
+        default=0.5,
+        ge=0,
+        le=3600,
+        description="Seconds from which a search is slow: it is logged as a warning with the time of each stage, without its text. 0: none is.",
+    )
+    canary_interval: float = Field(
+        default=0.0,
+        ge=0,
+        le=24 * 3600,
+        description="Seconds between two runs of the search canary, which asks golden queries and exports how good the answers were. "
+        "0: there is none.",
+    )
+    canary_project: str = Field(
+        default="kb-canary",
+        pattern=f"^{PROJECT_ID.pattern}$",
+        description="Project that belongs to the search canary alone. The first run makes it, and every run deletes what is not the canary's in it; "
+        "a project of this name that something else has made is left as it is, and the run fails.",
     )
     feed_idle_timeout: float = Field(default=15.0, ge=6, le=3600, description="Seconds of silence after which a feed counts as broken.")
     stale_after: Seconds = Field(default=10.0, description="Seconds without a word from the indexer after which answers say that they may be stale.")

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from services.query.replica.model import CopyInspection, Pks, ReplicaHit, ReplicaProject, ScoredPks
 from shared.digest import ProjectDigest, SequenceRange
-from shared.domain import ChunkId, Cursor, DocumentId, ProjectId, Vector, Vectors
+from shared.domain import ChunkId, Cursor, DocumentId, DocumentInput, ProjectId, Vector, Vectors
 from shared.filters import Filter
 from shared.resilience.deadline import Deadline
 from shared.search import Snippet, Snippets
@@ -110,3 +110,14 @@ class Streams(Protocol):
 
     def watch_again(self, project_id: ProjectId, *, afresh: bool) -> None:
         """Follows a project's stream again, from the copy's cursors or (`afresh`) from nothing. Raises NotFoundError."""
+
+
+class CanaryProject(Protocol):
+    """The reserved project of the search canary, in the indexer's catalog."""
+
+    async def restore(self, documents: Sequence[DocumentInput], deadline: Deadline) -> Cursor:
+        """Makes the project if it is not there, writes what differs and deletes what is not of it; the cursor from which a copy has all of that.
+
+        May be called by several at once. Raises UnavailableError when the indexer does not answer, DeadlineExceededError, and FailedPreconditionError
+        if a document is refused, or the project is not the canary's.
+        """

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from shared.chroma.client import ChromaClient
 from shared.chroma.resilient import CallOutcome, ResilientVectorStore
 from shared.config import CommonSettings
-from shared.observability import metrics
+from shared.observability import exemplars, metrics
+from shared.observability.guarded import read_at_scrape
 from shared.observability.logging import get_logger
 from shared.resilience.breaker import Breaker, BreakerState
 from shared.resilience.retry import RetryBudget, RetryOutcome, RetryPolicy
@@ -49,7 +50,7 @@ def create_chroma_store(settings: CommonSettings, *, attempt_timeout: float | No
         on_rejection=[metrics.BREAKER_REJECTIONS.inc],
     )
     # Read at the scrape: that it is half-open comes with time, and nobody announces it.
-    metrics.BREAKER_STATE.set_function(lambda: _STATE_VALUES[breaker.state])
+    read_at_scrape(metrics.BREAKER_STATE, lambda: _STATE_VALUES[breaker.state])
     retry = RetryPolicy(
         attempts=settings.retry_attempts,
         initial=settings.retry_initial,
@@ -58,7 +59,7 @@ def create_chroma_store(settings: CommonSettings, *, attempt_timeout: float | No
         on_outcome=_retried,
     )
     budget = RetryBudget()
-    metrics.RETRY_BUDGET.set_function(lambda: budget.available)
+    read_at_scrape(metrics.RETRY_BUDGET, lambda: budget.available)
     store = ResilientVectorStore(client, breaker=breaker, retry=retry, budget=budget, on_call=_called, attempt_timeout=attempt_timeout)
     return ChromaStore(store, breaker, client)
 
@@ -66,7 +67,7 @@ def create_chroma_store(settings: CommonSettings, *, attempt_timeout: float | No
 def _called(operation: str, outcome: CallOutcome, seconds: float) -> None:
     if outcome is CallOutcome.REJECTED:
         return  # nothing was asked; what the breaker refuses is counted by itself
-    metrics.CHROMADB_REQUEST_DURATION.labels(operation, outcome.value).observe(seconds)
+    metrics.CHROMADB_REQUEST_DURATION.labels(operation, outcome.value).observe(seconds, exemplars.current())
 
 
 def _retried(outcome: RetryOutcome, _attempts: int) -> None:

@@ -21,6 +21,7 @@ from shared.client.types import (
     ServiceState,
     UpsertResult,
 )
+from shared.observability.log_levels import LoggerLevel
 from shared.quarantine import QuarantinedChunk, QuarantineStage
 from shared.search import (
     Degradation,
@@ -70,6 +71,7 @@ __all__ = [
     "KnowledgeBeast",
     "LegContribution",
     "LegScore",
+    "LoggerLevel",
     "QuarantineStage",
     "QuarantinedChunk",
     "Reranking",

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from shared.client import decode
 from shared.client.documents import DocumentCalls
 from shared.client.endpoint import Endpoint
+from shared.client.logging import LoggingCalls
 from shared.client.maintenance import MaintenanceCalls
 from shared.client.projects import ProjectCalls
 from shared.client.searches import SearchCalls
@@ -15,7 +16,7 @@ from shared.client.verification import ReplicaCalls
 from shared.gen.knowledgebeast.ops.v1 import status_pb2, status_pb2_grpc
 
 
-class KnowledgeBeast(ProjectCalls, DocumentCalls, SearchCalls, ReplicaCalls, MaintenanceCalls):
+class KnowledgeBeast(ProjectCalls, DocumentCalls, SearchCalls, ReplicaCalls, MaintenanceCalls, LoggingCalls):
     """Both services behind one object; an asyncio context manager, used within one event loop.
 
     Nothing is contacted before the first call, so a service may be down that is not called. Every call raises errors of `shared.errors`:

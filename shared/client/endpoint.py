@@ -76,11 +76,14 @@ class Endpoint:
     ) -> AsyncIterator[_Response]:
         """Calls a method that answers with a stream; `timeout` is for the whole of it. Raises what `call` does."""
         limit = self.timeout if timeout is None else timeout
+        call = method(request, timeout=limit)
         try:
-            async for response in method(request, timeout=limit):
+            async for response in call:
                 yield response
         except grpc.aio.AioRpcError as error:
             raise self.translate(error, limit) from error
+        finally:
+            call.cancel()  # who stops reading half-way ends the call: gRPC itself would keep it until the time limit; after its end this does nothing
 
     def translate(self, error: grpc.aio.AioRpcError, limit: float) -> KnowledgeBeastError:
         """The error of `shared.errors` that a failed call stands for. `limit` is the time it had, in seconds."""

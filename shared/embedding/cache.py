@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from cachetools import LRUCache
+from opentelemetry.trace import Span
 
 from shared.domain import Vector, Vectors
+from shared.observability import tracing
 from shared.ports import Embedder
 
+_tracer = tracing.get_tracer(__name__)
 _Key = tuple[str, str]
 # What CPython takes for an entry beside its text and its numbers (tuples, array header, dictionary slots): measured with tracemalloc, rounded up.
 _ENTRY_BYTES = 400
@@ -69,10 +72,16 @@ class CachingEmbedder:
 
         Raises what `inner` raises; nothing is remembered of a call that failed.
         """
+        with _tracer.start_as_current_span("EmbeddingEngine.embed") as span:
+            return await self._embed(texts, span)
+
+    async def _embed(self, texts: Sequence[str], span: Span) -> Vectors:
         model = self._inner.model
         keys = [(model, normalise(text)) for text in texts]
         found: dict[_Key, Vector] = {key: entry[0] for key in keys if (entry := self._vectors.get(key)) is not None}
         missing = [key for key in dict.fromkeys(keys) if key not in found]
+        if span.is_recording():
+            span.set_attributes({"kb.model": model, "kb.batch_size": len(keys), "kb.cache.hits": len(keys) - len(missing)})
         self._on_hit(len(keys) - len(missing))
         if missing:
             self._on_miss(len(missing))

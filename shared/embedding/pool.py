@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from opentelemetry import trace
+from opentelemetry.trace import Span
+
 ResultT = TypeVar("ResultT")
+
+
+def _telling(call: Callable[[], ResultT], span: Span) -> Callable[[], ResultT]:
+    """The call, which says on the span how long it has waited for a thread: of several, the one that began last, which is the longest."""
+    queued = time.perf_counter()
+
+    def told() -> ResultT:
+        if span.is_recording():  # the caller may have given up
+            span.set_attribute("kb.wait.core_seconds", time.perf_counter() - queued)
+        return call()
+
+    return told
 
 
 class CorePool:
@@ -24,6 +40,9 @@ class CorePool:
     async def run(self, call: Callable[[], ResultT]) -> ResultT:
         """The result of `call()`, which sees the caller's context variables. Cancelled while it waits for a thread, it never runs."""
         context = contextvars.copy_context()
+        span = trace.get_current_span()
+        if span.is_recording():
+            call = _telling(call, span)
         return await asyncio.get_running_loop().run_in_executor(self._executor, context.run, call)
 
     def close(self) -> None:

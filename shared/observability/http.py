@@ -27,11 +27,13 @@ def create_app(snapshot: Snapshot, registry: CollectorRegistry = REGISTRY) -> we
         snapshot: the JSON of `/health`, for example `HealthMonitor.snapshot`. Its status `unhealthy` makes the answer a 503, else it is a 200.
         registry: what `/metrics` shows, in OpenMetrics (with exemplars) for a client that accepts it, else in Prometheus' text format.
     """
+    rendering = asyncio.Lock()
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        # Rendering takes a millisecond or more and may read /proc: not in the loop.
-        body = await asyncio.to_thread(encode, registry)
+        # Rendering takes some milliseconds and may read /proc: not in the loop. One at a time, so that scrapes take no threads from searches.
+        async with rendering:
+            body = await asyncio.to_thread(encode, registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def health(_request: web.Request) -> web.Response:

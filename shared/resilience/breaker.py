@@ -27,6 +27,7 @@ from typing import ParamSpec, TypeVar
 import circuitbreaker
 
 from shared.errors import CircuitOpenError, VectorStoreUnavailableError
+from shared.observability import tracing
 from shared.resilience.deadline import Clock
 
 P = ParamSpec("P")
@@ -191,6 +192,7 @@ class Breaker(circuitbreaker.CircuitBreaker):  # type: ignore[misc] # circuitbre
             self._rejections += 1
             for listener in self._rejection_listeners:
                 listener()
+            tracing.event("breaker.rejected", {"kb.breaker": str(self.name), "kb.breaker.retry_after_seconds": wait})
             raise CircuitOpenError("The vector store failed repeatedly and is left alone for now.", retry_after=wait)
         self._lease_until = self._clock() + self._probe_lease
         self._change(BreakerState.HALF_OPEN)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from shared.resilience.deadline import Clock
+from shared.resilience.effort import note_pace
 
 
 class Pace:
@@ -34,3 +35,4 @@ class Pace:
         self._free_at = max(self._free_at, now) + units / self._rate
         if wait > 0:
             await self._sleep(wait)
+            note_pace(wait)

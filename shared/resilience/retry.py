@@ -14,8 +14,11 @@ from typing import TypeVar
 
 import tenacity
 
+from shared.errors import KnowledgeBeastError
+from shared.observability import tracing
 from shared.resilience.breaker import vector_store_failed
 from shared.resilience.deadline import Clock, Deadline
+from shared.resilience.effort import note_retry
 
 T = TypeVar("T")
 
@@ -30,6 +33,14 @@ class RetryOutcome(enum.StrEnum):
     NO_TIME = "no_time"  # the next wait would have passed the deadline
     NO_BUDGET = "no_budget"
     CANCELLED = "cancelled"
+
+
+def _note(state: tenacity.RetryCallState) -> None:
+    """Says on the running span that a call will be made again, after how long, and why."""
+    note_retry()
+    error = state.outcome.exception() if state.outcome is not None else None
+    reason = error.reason if isinstance(error, KnowledgeBeastError) else type(error).__name__
+    tracing.event("retry", {"kb.retry.attempt": state.attempt_number + 1, "kb.retry.wait_seconds": state.upcoming_sleep, "error.type": reason})
 
 
 class RetryBudget:
@@ -146,6 +157,7 @@ class RetryPolicy:
             wait=self._wait,
             retry=tenacity.retry_if_exception(self._is_retryable),
             sleep=self._sleep,
+            before_sleep=_note,
             reraise=True,
         )
         try:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import structlog
 
+from shared.domain import PROJECT_ID
 from shared.observability.logging import get_logger
 from shared.rpc.call import Behaviour, Context, Method, status_code
 from shared.rpc.status import SERVER_FAULTS
@@ -17,7 +18,7 @@ _log: Final = get_logger(__name__)
 class AccessLog:
     """Logs calls at info, the server's own faults at warning, health checks and reflection at debug.
 
-    The line has the project when the servicer has bound it, and the reason of an error.
+    The line has the project when the servicer has bound it, and the reason of an error. A call that is shed is not decoded: it has no project.
     """
 
     def wrap(self, method: Method, proceed: Behaviour) -> Behaviour:
@@ -51,5 +52,6 @@ class AccessLog:
 
 
 def bind_project(project_id: str) -> None:
-    """Adds the project to every later line of the call that runs now. For a servicer's first line, once the id is known to be valid."""
-    structlog.contextvars.bind_contextvars(project=project_id)
+    """Adds the project to every later line of the call that runs now, if it can be one. A servicer's first line: what it refuses has it, too."""
+    if PROJECT_ID.fullmatch(project_id):
+        structlog.contextvars.bind_contextvars(project=project_id)

@@ -20,21 +20,21 @@ from shared.rpc.tracing import Tracing
 _UNKNOWN = Method("unknown", "unknown", request_streaming=True, response_streaming=True)
 
 
-def middlewares(limits: Mapping[str, Limit] | None = None) -> tuple[Middleware, ...]:
-    """The layers, outermost first. `limits`: of methods, by `service/method`."""
+def middlewares(limits: Limits | None = None) -> tuple[Middleware, ...]:
+    """The layers, outermost first. `limits`: the last one; methods have the standard limits if it is None."""
     return (
         Tracing(),  # first, so that everything behind it, the logs too, has the trace and is inside the span's time
         RequestId(),  # before all that logs, and before errors, which name it
         Metrics(),  # outside the access log, so that writing the line is measured; inside tracing, for exemplars
         AccessLog(),  # outside the error mapping, to see the code that the client gets
         ErrorMapping(),  # outside all that raises our errors; all others must see what became of them
-        Limits(limits),  # last: what is refused is measured and logged like any other call, and costs no more than that
+        limits or Limits(),  # last: what is refused is measured and logged like any other call, and costs no more than that
     )
 
 
 def interceptors(layers: Sequence[Middleware] | None = None, *, limits: Mapping[str, Limit] | None = None) -> list[grpc.aio.ServerInterceptor]:
     """What `create_server` takes: all layers as one interceptor. `layers` replaces the standard ones, whose limits are `limits`."""
-    return [Chain(middlewares(limits) if layers is None else layers)]
+    return [Chain(middlewares(Limits(limits)) if layers is None else layers)]
 
 
 class Chain(grpc.aio.ServerInterceptor):

@@ -27,6 +27,7 @@ SERVICE_CONFIG: Final = {
                 {"service": "knowledgebeast.indexer.v1.IndexerService", "method": "GetDocument"},
                 {"service": "knowledgebeast.indexer.v1.IndexerService", "method": "ListDocuments"},
                 {"service": "knowledgebeast.ops.v1.StatusService"},
+                {"service": "knowledgebeast.ops.v1.LoggingService"},
             ],
             "retryPolicy": {
                 "maxAttempts": 4,

@@ -10,6 +10,7 @@ import grpc.aio
 import structlog
 
 from shared.errors import KnowledgeBeastError
+from shared.observability import tracing
 from shared.observability.logging import get_logger
 from shared.rpc import request_id
 from shared.rpc.call import Behaviour, Context, Method
@@ -44,6 +45,7 @@ class ErrorMapping:
 
 
 async def _abort(context: Context, status: RpcStatus, error: Exception, path: str) -> None:
+    tracing.note_error(error)
     if isinstance(error, KnowledgeBeastError):
         structlog.contextvars.bind_contextvars(reason=error.reason)
     if status.code in _LOGGED:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from shared.errors import ResourceExhaustedError
+from shared.observability.guarded import read_at_scrape
 from shared.observability.metrics import REQUESTS_IN_FLIGHT, REQUESTS_SHED, REQUESTS_WAITING
 from shared.resilience.admission import Admission, Limit
 from shared.rpc.call import Behaviour, Context, Method
@@ -29,13 +30,18 @@ class Limits:
         # Keyed by what is wrapped, so by the methods that are registered.
         self._admissions: dict[str, Admission] = {}
 
+    @property
+    def waiting(self) -> int:
+        """Calls of all methods that wait to be let in."""
+        return sum(admission.waiting for admission in self._admissions.values())
+
     def wrap(self, method: Method, proceed: Behaviour) -> Behaviour:
         """See `Middleware`."""
         if method.service.startswith(_NEVER_SHED):
             return proceed
         admission = self._admissions.setdefault(method.path, Admission(self._limits.get(method.path, _DEFAULT)))
-        REQUESTS_IN_FLIGHT.labels(method.service, method.name).set_function(lambda: admission.admitted)
-        REQUESTS_WAITING.labels(method.service, method.name).set_function(lambda: admission.waiting)
+        read_at_scrape(REQUESTS_IN_FLIGHT.labels(method.service, method.name), lambda: admission.admitted)
+        read_at_scrape(REQUESTS_WAITING.labels(method.service, method.name), lambda: admission.waiting)
         shed_total = REQUESTS_SHED.labels(method.service, method.name)
 
         async def call(request: Any, context: Context) -> Any:  # noqa: ANN401 - messages of any type

@@ -48,7 +48,7 @@ def bind(server: grpc.aio.Server | grpc.Server, host: str, port: int, *, setting
 def describe(server: grpc.aio.Server, services: Sequence[str]) -> None:
     """Turns on reflection for these services (full names), so that grpcurl needs no proto files, and makes their metrics series."""
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    start_at_zero(services)
+    start_at_zero((*services, health.SERVICE_NAME))
 
 
 @asynccontextmanager

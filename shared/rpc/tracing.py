@@ -49,13 +49,11 @@ class Tracing:
                 response = await proceed(request, context)
             except BaseException as error:
                 if recorded:
-                    _finish(span, status_code(context, error, time.perf_counter() - started))
-                    if isinstance(error, Exception):
-                        span.record_exception(error)
+                    _finish(span, status_code(context, error, time.perf_counter() - started), error)
                 raise
             else:
                 if recorded:
-                    _finish(span, status_code(context, None, 0))
+                    _finish(span, status_code(context, None, 0), None)
                 return response
             finally:
                 otel_context.detach(token)
@@ -92,8 +90,14 @@ def _attributes(method: Method, context: Context) -> dict[str, str | int]:
     return attributes
 
 
-def _finish(span: Span, code: grpc.StatusCode) -> None:
-    """The outcome, by the conventions for servers: only the server's own faults make a span an error."""
+def _finish(span: Span, code: grpc.StatusCode, error: BaseException | None) -> None:
+    """The outcome, by the conventions for servers: only the server's own faults make a span an error.
+
+    `error` is what came out of the chain: what a servicer raised has become an `AbortError` there, which says nothing that the code does not.
+    """
     span.set_attribute("rpc.grpc.status_code", code.value[0])
+    if isinstance(error, Exception) and not isinstance(error, grpc.aio.BaseError):
+        tracing.record_error(span, error)
     if code in SERVER_FAULTS:
+        span.set_attribute("error.type", code.name)
         span.set_status(Status(StatusCode.ERROR, code.name))

@@ -532,7 +532,7 @@ def test_a_position_is_not_seen_before_the_vectors_that_it_stands_for(replica: R
     readers = [threading.Thread(target=read) for _ in range(3)]
     for reader in readers:
         reader.start()
-    for number in range(100):
+    for number in range(30):
         document = make_document(f"doc{number}", f"alpha {number}")
         replica.apply_documents(P, make_batch(number, document))
         replica.apply_vectors(P, make_vectors(number, number + 1, *document.chunks))

@@ -51,7 +51,7 @@ def test_the_runtime_lock_satisfies_what_the_services_need() -> None:
     assert unsatisfied(direct(), entries("runtime"), but={"sentence-transformers"}) == []
 
 
-@pytest.mark.parametrize("name", ["dev", "runtime"])
+@pytest.mark.parametrize("name", ["dev", "runtime", "serving", "export"])
 def test_every_package_is_pinned_with_sha256_hashes(name: str) -> None:
     """Installation requires hashes, so each entry has a version and at least one hash."""
     wrong = [
@@ -63,7 +63,7 @@ def test_every_package_is_pinned_with_sha256_hashes(name: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", ["dev", "runtime"])
+@pytest.mark.parametrize("name", ["dev", "runtime", "serving", "export"])
 def test_no_lock_names_torch_or_cuda_packages_or_a_registry(name: str) -> None:
     """The machine's own pip settings decide where torch comes from, and which build."""
     assert [package for package in entries(name) if NOT_LOCKED.fullmatch(package)] == []
@@ -81,3 +81,27 @@ def test_the_runtime_lock_is_a_part_of_the_development_lock_without_the_referenc
 
     assert {package: version for package, (version, _) in runtime.items() if dev.get(package, ("", []))[0] != version} == {}
     assert runtime.keys() & NOT_AT_RUN_TIME == set()
+
+
+@pytest.mark.parametrize("name", ["serving", "export"])
+def test_images_are_made_of_what_is_tested(name: str) -> None:
+    """Both stages install the same version of every package as set-up does."""
+    dev, lock = entries("dev"), entries(name)
+
+    assert {package: version for package, (version, _) in lock.items() if dev.get(package, ("", []))[0] != version} == {}
+
+
+def test_the_images_lock_satisfies_what_the_services_need_without_the_vector_store_and_the_hub() -> None:
+    """ChromaDB runs in an image of its own, and nothing is downloaded at run time; a cluster's client and another web server would come with them."""
+    serving = entries("serving")
+
+    assert unsatisfied(direct(), serving, but={"chromadb"}) == []
+    assert serving.keys() & (NOT_AT_RUN_TIME | {"chromadb", "huggingface-hub", "kubernetes", "uvicorn"}) == set()
+
+
+def test_the_exporters_lock_has_the_exporter_and_what_torch_needs() -> None:
+    """So the build stage installs torch alone beside it, and nothing unlocked."""
+    lock = entries("export")
+
+    assert unsatisfied(direct("export"), lock, but={"torch", "chromadb"}) == []
+    assert lock.keys() >= TORCH_NEEDS

@@ -214,8 +214,11 @@ async def test_files_are_found_by_word_and_by_meaning(stack: Stack, tmp_path: Pa
         return [hit["document_id"] for hit in json.loads(found.stdout)["hits"]]
 
     assert json.loads(again.stdout)["unchanged"] == 3
-    assert await search("dough", "--mode", "keyword") == ["docs/bread.html"]
-    assert (await search("gasoline vehicles", "--mode", "vector"))[0] == "docs/cars.md"
-    assert await search("deep water", "--filter", "year>=2000") == ["sea"]
+    by_word, by_meaning, filtered = await asyncio.gather(
+        search("dough", "--mode", "keyword"), search("gasoline vehicles", "--mode", "vector"), search("deep water", "--filter", "year>=2000")
+    )
+    assert by_word == ["docs/bread.html"]
+    assert by_meaning[0] == "docs/cars.md"
+    assert filtered == ["sea"]
     deleted = await _kb(tmp_path, environment, "project", "delete", "cli-files", "--yes")
     assert deleted.stdout == "deleted project cli-files with 3 documents\n"

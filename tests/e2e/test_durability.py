@@ -7,10 +7,11 @@ import itertools
 import random
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
-from services.cli.stack.stack import Stack
+from services.cli.stack.stack import Ports, Stack
 from services.query.feed_client import GrpcFeed
 from shared.chroma.client import ChromaClient
 from shared.client import KnowledgeBeast, SearchMode, SearchQuery
@@ -18,9 +19,11 @@ from shared.domain import DocumentBatch, DocumentId, DocumentInput, ProjectId
 from shared.errors import UnavailableError
 from shared.filters import Comparison, Operator
 from shared.rpc.channel import create_channel
+from tests.fixtures.stack import SOON
 from tests.waiting import eventually
 
-KILLS = 20
+STACKS = 2  # side by side: most of a kill's time is the start after it
+KILLS = 10  # of each stack
 PROJECT = "docs"
 SUBJECTS = ("rivers", "violins", "volcanoes", "satellites", "bakeries", "glaciers", "locomotives", "butterflies")
 
@@ -82,31 +85,42 @@ async def feed_ranges(address: str) -> tuple[list[tuple[int, int]], int]:
 
 
 @pytest.mark.timeout(600)
-async def test_twenty_kills_in_the_middle_of_ingest_lose_nothing(own_stack: Stack) -> None:
+async def test_twenty_kills_in_the_middle_of_ingest_lose_nothing(tmp_path: Path, model_dir: Path) -> None:
     """Each acknowledged document is there after restart, findable by keyword at once and by meaning once the projector has caught up."""
-    chance = random.Random(7)
+    stacks = [Stack(tmp_path / f"stack-{number}", model_dir, Ports.free(), settings=SOON) for number in range(STACKS)]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number, stack in enumerate(stacks):
+                group.create_task(kill_again_and_again(stack, random.Random(7 + number)))
+    finally:
+        await asyncio.gather(*(stack.stop() for stack in stacks))
+
+
+async def kill_again_and_again(stack: Stack, chance: random.Random) -> None:
+    """Starts a stack, kills its indexer in the middle of ingest and looks for what was acknowledged; then for everything."""
+    await stack.start()
     acknowledged: list[int] = []
     following = 0
-    async with KnowledgeBeast(own_stack.indexer_address, own_stack.query_address) as client:
+    async with KnowledgeBeast(stack.indexer_address, stack.query_address) as client:
         await client.create_project(PROJECT)
         for _ in range(KILLS):
-            new, token, following = await ingest_until_killed(own_stack, following, chance.uniform(0.0, 0.5))
+            new, token, following = await ingest_until_killed(stack, following, chance.uniform(0.0, 0.15))
             acknowledged += new
-            await own_stack.start_indexer()
+            await stack.start_indexer()
             last = await client.search(PROJECT, SearchQuery(word(new[-1]), SearchMode.KEYWORD, at_least_as_fresh=token))
             assert [hit.document_id for hit in last.hits] == [f"d{new[-1]}"]
-    async with KnowledgeBeast(own_stack.indexer_address, own_stack.query_address) as client:
+    async with KnowledgeBeast(stack.indexer_address, stack.query_address) as client:
         project = await client.get_project(PROJECT)
         stored = {found.id async for found in client.list_documents(PROJECT, page_size=1000)}
         assert {f"d{number}" for number in acknowledged} <= stored
         assert project.head == len(stored), "each committed change has one sequence, and there are no others"
-        ranges, head = await feed_ranges(own_stack.indexer_address)
+        ranges, head = await feed_ranges(stack.indexer_address)
         assert ranges[0][0] == 0
         assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges)), "the ranges join without a gap"
         assert head == project.head
 
         await eventually(lambda: client.get_project(PROJECT), lambda seen: int(seen.vector_sequence) == int(seen.head), seconds=300)
-        chroma = ChromaClient(own_stack.chroma_url)
+        chroma = ChromaClient(stack.chroma_url)
         assert await chroma.count(project.collection, timeout=10) == len(stored)
         await chroma.close()
         # The indexer was away again and again: the query service has to hear of it before it says that nothing is missing.

@@ -18,11 +18,13 @@ INDEXER = {
     "knowledgebeast.indexer.v1.IndexerService",
     "knowledgebeast.indexer.v1.MaintenanceService",
     "knowledgebeast.indexer.v1.ProjectService",
+    "knowledgebeast.ops.v1.LoggingService",
     "knowledgebeast.ops.v1.StatusService",
 }
 QUERY = {
     "grpc.health.v1.Health",
     "grpc.reflection.v1alpha.ServerReflection",
+    "knowledgebeast.ops.v1.LoggingService",
     "knowledgebeast.ops.v1.StatusService",
     "knowledgebeast.query.v1.QueryService",
     "knowledgebeast.query.v1.ReplicaService",

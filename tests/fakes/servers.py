@@ -27,7 +27,7 @@ from shared.gen.knowledgebeast.indexer.v1 import (
     project_pb2,
     project_pb2_grpc,
 )
-from shared.gen.knowledgebeast.ops.v1 import status_pb2, status_pb2_grpc
+from shared.gen.knowledgebeast.ops.v1 import logging_pb2, logging_pb2_grpc, status_pb2, status_pb2_grpc
 from shared.gen.knowledgebeast.query.v1 import query_pb2, query_pb2_grpc, replica_pb2, replica_pb2_grpc
 from shared.rpc.convert import metadata_from_struct
 from shared.rpc.convert_filter import filter_from_proto
@@ -386,6 +386,33 @@ class _Status(status_pb2_grpc.StatusServiceServicer):
         )
 
 
+class _Logging(logging_pb2_grpc.LoggingServiceServicer):
+    """Settings say info for everything and error for `quiet`."""
+
+    _CONFIGURED = {"root": logging_pb2.LOG_LEVEL_INFO, "quiet": logging_pb2.LOG_LEVEL_ERROR}  # noqa: RUF012 - never written to
+
+    def __init__(self) -> None:
+        self._levels = dict(self._CONFIGURED)
+
+    def GetLogLevels(self, request: logging_pb2.GetLogLevelsRequest, context: grpc.ServicerContext) -> logging_pb2.GetLogLevelsResponse:
+        return logging_pb2.GetLogLevelsResponse(levels=self._all())
+
+    def SetLogLevel(self, request: logging_pb2.SetLogLevelRequest, context: grpc.ServicerContext) -> logging_pb2.SetLogLevelResponse:
+        if " " in request.logger:
+            _abort(context, InvalidArgumentError.of("logger", "must be the name of a logger"))
+        level = request.level or self._CONFIGURED.get(request.logger)
+        if level is None:
+            self._levels.pop(request.logger, None)
+        else:
+            self._levels[request.logger] = level
+        return logging_pb2.SetLogLevelResponse(levels=self._all())
+
+    def _all(self) -> list[logging_pb2.LoggerLevel]:
+        return [
+            logging_pb2.LoggerLevel(logger=name, level=level, changed=level != self._CONFIGURED.get(name)) for name, level in self._levels.items()
+        ]
+
+
 class FakeServices:
     """Running servers; a context manager.
 
@@ -402,11 +429,13 @@ class FakeServices:
             lambda server: indexer_pb2_grpc.add_IndexerServiceServicer_to_server(_Documents(self.state), server),
             lambda server: maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(_Maintenance(self.state), server),
             lambda server: status_pb2_grpc.add_StatusServiceServicer_to_server(_Status("indexer", self.state), server),
+            lambda server: logging_pb2_grpc.add_LoggingServiceServicer_to_server(_Logging(), server),
         )
         self.query, self._query_server = self._serve(
             lambda server: query_pb2_grpc.add_QueryServiceServicer_to_server(_Searches(self.state), server),
             lambda server: replica_pb2_grpc.add_ReplicaServiceServicer_to_server(_Replica(self.state), server),
             lambda server: status_pb2_grpc.add_StatusServiceServicer_to_server(_Status("query", self.state), server),
+            lambda server: logging_pb2_grpc.add_LoggingServiceServicer_to_server(_Logging(), server),
         )
 
     def stop_indexer(self) -> None:

@@ -9,12 +9,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
 import pytest
+from opentelemetry import context, trace
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, Span, SpanContext
 
 from services.cli.stack.process import free_port
+from services.indexer.application.followers import Followers
 from services.indexer.application.ingest import Ingest
 from services.indexer.application.scrubber import Damage
 from services.indexer.application.signals import Signals
@@ -26,9 +30,11 @@ from shared.client import KnowledgeBeast
 from shared.domain import DocumentId, DocumentInput, TraceContext
 from shared.errors import ConfigurationError, CorruptionError, KnowledgeBeastError, ResourceExhaustedError, UnavailableError
 from shared.health import HealthMonitor
+from shared.observability import tracing
 from shared.serving import ServingStates
 from tests.fakes.embedder import FakeTokenizer
 from tests.fakes.failing_disk import FailingDisk
+from tests.fixtures.spans import Recorder
 from tests.integration.test_catalog import PROJECT, create, prepared, write
 from tests.integration.test_projection import RoomyDisk
 from tests.waiting import eventually
@@ -370,7 +376,7 @@ async def test_only_a_disk_that_fails_makes_the_indexer_unready(
     failing_disk.write_error = error
     states = ServingStates(("indexer",))
     monitor = HealthMonitor("indexer", states, required={"database"})
-    monitor.add_check("database", lambda: check_database(catalog, Damage()))
+    monitor.add_check("database", lambda: check_database(catalog, Damage(), Followers()))
     await monitor.start()
     monitor.set_ready(True)
     report = monitor.reports()["database"]
@@ -517,6 +523,68 @@ async def test_too_many_bytes_that_wait_are_refused_and_what_was_taken_is_writte
     await asyncio.gather(huge, probe)
     assert [document.id for document in await catalog.list_documents(key, "", 10)] == ["a", "huge", "small"]
     await catalog.close()
+
+
+class Broken(NonRecordingSpan):
+    """A span that whoever looks at it fails on, as a defect in the library for traces or in an exemplar would make it."""
+
+    def __init__(self) -> None:
+        super().__init__(INVALID_SPAN_CONTEXT)
+
+    def is_recording(self) -> bool:
+        """See Span."""
+        return True
+
+    def get_span_context(self) -> SpanContext:
+        """See Span."""
+        raise RuntimeError("instrumentation is broken")
+
+
+@contextmanager
+def within(span: Span) -> Iterator[None]:
+    """Calls within are made in a span."""
+    token = context.attach(trace.set_span_in_context(span))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+async def test_a_commit_that_cannot_be_measured_or_traced_is_answered_all_the_same(tmp_path: Path) -> None:
+    """Neither its caller hangs nor does the writer end, whether the commit succeeded or failed; the next one is taken."""
+    refuse = threading.Event()
+
+    def step(name: str) -> None:
+        if name == "written" and refuse.is_set():
+            raise KnowledgeBeastError("not now")
+
+    catalog = SqliteCatalog.open(tmp_path, step=step)
+    key = await create(catalog)
+    async with asyncio.timeout(30):
+        with within(Broken()):
+            await write(catalog, key, prepared("a", "text"))
+            refuse.set()
+            with pytest.raises(KnowledgeBeastError, match="not now"):
+                await write(catalog, key, prepared("b", "text"))
+        refuse.clear()
+        await write(catalog, key, prepared("c", "text"))
+    assert [document.id for document in await catalog.list_documents(key, "", 10)] == ["a", "c"]
+    await catalog.close()
+
+
+async def test_a_span_processor_that_fails_costs_no_commit_its_answer(tmp_path: Path, everything_recorded: Recorder) -> None:
+    """Nor does the writer end."""
+    catalog = SqliteCatalog.open(tmp_path)
+    key = await create(catalog)
+    caller = tracing.get_tracer("tests").start_span("caller")
+    everything_recorded.fails_for = "Catalog.commit"
+    async with asyncio.timeout(30):
+        with within(caller):
+            await write(catalog, key, prepared("a", "text"))
+            await write(catalog, key, prepared("b", "text"))
+    assert [document.id for document in await catalog.list_documents(key, "", 10)] == ["a", "b"]
+    await catalog.close()
+    assert [span.name for span in everything_recorded.get_finished_spans()].count("Catalog.commit") == 2, "so there was something to fail for"
 
 
 async def test_the_log_does_not_grow_without_a_bound(tmp_path: Path) -> None:

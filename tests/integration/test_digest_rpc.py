@@ -12,6 +12,7 @@ import pytest
 
 from services.indexer.application.digest import Digests
 from services.indexer.application.feed import ChangeFeed
+from services.indexer.application.followers import Followers
 from services.indexer.application.signals import Signals
 from services.indexer.catalog.sqlite import SqliteCatalog
 from services.indexer.transport.feed_servicer import ChangeFeedServicer
@@ -33,7 +34,7 @@ async def serving(folder: Path) -> AsyncIterator[tuple[SqliteCatalog, Endpoint]]
     """The change feed service over an empty catalog, with the interceptors that the service has."""
     catalog = SqliteCatalog.open(folder)
     running = server.create_server(interceptors=chain.interceptors(), max_message_bytes=16 * 1024 * 1024)
-    servicer = ChangeFeedServicer(ChangeFeed(catalog, Signals(), heartbeat_seconds=1), Digests(catalog))
+    servicer = ChangeFeedServicer(ChangeFeed(catalog, Signals(), heartbeat_seconds=1), Digests(catalog), Followers())
     change_feed_pb2_grpc.add_ChangeFeedServiceServicer_to_server(servicer, running)
     port = server.bind(running, "127.0.0.1", 0, setting="port")
     await running.start()

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ PATIENCE_SECONDS = 60.0
 
 
 @asynccontextmanager
-async def following(feed: Feed, replica: Replica, backoff: Backoff = QUICK, **settings: float) -> AsyncIterator[Follower]:
+async def following(feed: Feed, replica: Replica, backoff: Backoff = QUICK, **settings: Any) -> AsyncIterator[Follower]:  # noqa: ANN401 - of any field
     """A follower at work."""
     follower = Follower(feed, replica, backoff=backoff, **settings)
     task = asyncio.create_task(follower.run())

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,18 @@ def damaged(model_dir: Path, tmp_path: Path) -> Path:
     return target.parent
 
 
+@pytest.fixture(scope="module")
+def disagreeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """An export for which nothing is near enough to the original, and where it would go. It runs beside the others, because each takes seconds."""
+    target = tmp_path_factory.mktemp("disagreeing")
+    code = "import sys; from shared.embedding import export; sys.argv[0] = 'export'; export.MINIMUM_COSINE = 1.01; export.main()"
+    command = [sys.executable, "-c", code, "--model", DEFAULT_MODEL, "--model-dir", str(target)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        yield process, target
+        process.kill()
+
+
+@pytest.mark.usefixtures("disagreeing")
 def test_two_exports_at_once_leave_one_sound_export(folder: Path, tmp_path: Path) -> None:
     """A model by path is exported by two processes at once over a damaged export: one sound export stays, and nothing beside it."""
     exports = tmp_path / "exports"
@@ -79,13 +92,13 @@ def test_a_sound_export_is_not_made_again(model_dir: Path) -> None:
     assert f"{DEFAULT_MODEL}: already exported" in done.stdout
 
 
-def test_an_export_that_disagrees_with_the_original_is_not_published(tmp_path: Path) -> None:
+def test_an_export_that_disagrees_with_the_original_is_not_published(disagreeing: tuple[subprocess.Popen[str], Path]) -> None:
     """When the result is not near enough to the original, the command fails and leaves nothing."""
-    code = "import sys; from shared.embedding import export; sys.argv[0] = 'export'; export.MINIMUM_COSINE = 1.01; export.main()"
-    done = python(code, "--model", DEFAULT_MODEL, "--model-dir", str(tmp_path))
-    assert done.returncode == 1
-    assert "does not agree with the original" in done.stderr
-    assert not list(tmp_path.iterdir())
+    process, target = disagreeing
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "does not agree with the original" in error
+    assert not list(target.iterdir())
 
 
 def test_without_torch_the_command_says_what_to_install(tmp_path: Path) -> None:

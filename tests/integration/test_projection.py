@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from services.indexer.application.collection_writer import CollectionWriter
 from services.indexer.application.documents import Documents
 from services.indexer.application.ingest import Ingest
 from services.indexer.application.janitor import Janitor
+from services.indexer.application.journey import Journey
 from services.indexer.application.projector import Projector
 from services.indexer.application.projects import Projects
 from services.indexer.application.quarantine import Quarantine
@@ -34,11 +37,15 @@ from shared.errors import (
     VectorStoreError,
     VectorStoreUnavailableError,
 )
+from shared.observability import logging
+from shared.observability.recorded_writes import RecordedWrite
 from shared.resilience.pace import Pace
 from tests.fakes.embedder import FakeEmbedder, FakeTokenizer
 from tests.fakes.vector_store import FakeVectorStore
+from tests.fixtures.spans import Recorder
 from tests.integration.test_catalog import PROJECT, create, prepared, write
 
+RECORDED = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 NEW = NewProject(ProjectId("new"), "new", "", {}, "model", ChunkingSettings())
 
 
@@ -115,8 +122,8 @@ def make_world(catalog: SqliteCatalog, store: FakeVectorStore | None = None, emb
         catalog,
         store,
         embedder,
-        Vectoriser(catalog, embedder, FakeTokenizer(), disk, signals),
-        Projector(catalog, store, writer, signals, write_timeout=1.0),
+        Vectoriser(catalog, embedder, FakeTokenizer(), disk, signals, journey=Journey()),
+        Projector(catalog, store, writer, signals, write_timeout=1.0, journey=Journey()),
         Reconciler(catalog, store, writer, Pace(1e9), timeout=1.0),
         Janitor(catalog, store, tombstone_seconds=0.0, write_timeout=1.0),
         Projects(catalog, disk, signals),
@@ -438,7 +445,7 @@ async def test_catching_up_keeps_to_the_rate_and_saves_nothing_up(world: World) 
     while await world.vectoriser.step():
         pass
     writer = CollectionWriter(world.catalog, world.store, Signals(), Pace(500.0, clock=lambda: now[0], sleep=sleep), timeout=1.0)
-    projector = Projector(world.catalog, world.store, writer, Signals(), write_timeout=1.0)
+    projector = Projector(world.catalog, world.store, writer, Signals(), write_timeout=1.0, journey=Journey())
     world.store.fail()
     for _ in range(3):
         with pytest.raises(VectorStoreUnavailableError):
@@ -449,6 +456,55 @@ async def test_catching_up_keeps_to_the_rate_and_saves_nothing_up(world: World) 
 
     assert len(await world.stored()) == 1_500
     assert slept == [pytest.approx(1.0), pytest.approx(1.0)]
+
+
+class _Unreadable(_Listing):
+    """A catalog that cannot read what traces are told of, and counts how often it was asked."""
+
+    def __init__(self, catalog: SqliteCatalog) -> None:
+        super().__init__(catalog, ())
+        self.asked = 0
+
+    async def projects_to_project(self) -> Sequence[LaggingProject]:
+        """As they are."""
+        return await self._catalog.projects_to_project()
+
+    async def recorded_writes(self, *_: object) -> Sequence[RecordedWrite]:
+        """Fails."""
+        self.asked += 1
+        raise UnavailableError("cannot be read", component="database")
+
+
+async def test_vectors_do_not_wait_for_what_traces_are_told(world: World) -> None:
+    """That it cannot be read is no reason not to embed, and where a first look shows nothing there is no second one."""
+    unreadable: Any = _Unreadable(world.catalog)
+    key, _ = await world.catalog.find_project(PROJECT)
+    await world.catalog.upsert_documents(PROJECT, key, [prepared("a", "one")], RECORDED, None)
+    blind = make_world(unreadable, world.store)
+    await blind.settle()
+    assert await world.stored() == {"a#one"}
+    assert unreadable.asked == 1
+
+
+async def test_a_projection_that_cannot_be_traced_is_announced_all_the_same(world: World, recorded: Recorder) -> None:
+    """Whoever waits for the vectors hears of them, and the turn has not failed."""
+    signals = Signals()
+    writer = CollectionWriter(world.catalog, world.store, signals, Pace(1e9), timeout=1.0)
+    projector = Projector(world.catalog, world.store, writer, signals, write_timeout=1.0, journey=Journey())
+    key, _ = await world.catalog.find_project(PROJECT)
+    await world.catalog.upsert_documents(PROJECT, key, [prepared("a", "one")], RECORDED, None)
+    await world.vectoriser.step()
+    announced = signals.event(key)
+    recorded.fails_for = "document.searchable_by_meaning"
+    assert await projector.step()
+    assert announced.is_set()
+    assert await world.stored() == {"a#one"}
+    assert recorded.fails_for in {span.name for span in recorded.get_finished_spans()}, "so there was something to fail for"
+
+
+def by_number(item: int) -> dict[str, str]:
+    """What the log calls an item."""
+    return {"project": f"p-{item}"}
 
 
 async def test_failures_are_raised_only_when_nothing_succeeded() -> None:
@@ -462,12 +518,12 @@ async def test_failures_are_raised_only_when_nothing_succeeded() -> None:
             raise UnavailableError("down", component="chromadb")
         done.append(item)
 
-    await for_each([1, -1, 2], work)
+    await for_each([1, -1, 2], work, by_number)
     assert done == [1, 2]
     with pytest.raises(VectorStoreError):
-        await for_each([-1, -2], work)
+        await for_each([-1, -2], work, by_number)
     with pytest.raises(UnavailableError):
-        await for_each([3, 0, 4], work)
+        await for_each([3, 0, 4], work, by_number)
     assert done == [1, 2, 3]
 
 
@@ -482,11 +538,28 @@ async def test_a_vector_store_that_fails_for_one_item_is_asked_for_the_others() 
             raise CircuitOpenError("left alone")
         done.append(item)
 
-    await for_each([1, 2, 3], work)
+    await for_each([1, 2, 3], work, by_number)
     assert done == [2, 3]
     with pytest.raises(CircuitOpenError):
-        await for_each([4, 0, 5], work)
+        await for_each([4, 0, 5], work, by_number)
     assert done == [2, 3, 4]
+
+
+async def test_a_failure_names_its_project() -> None:
+    """By its id, where whoever looks for it finds it; and says why it failed."""
+
+    async def work(item: int) -> None:
+        if item == 1:
+            raise VectorStoreError("refused")
+
+    stream = io.StringIO()
+    logging.configure("indexer", "info", "json", stream=stream)
+    try:
+        await for_each([1, 2], work, by_number)
+    finally:
+        logging.configure("tests", "info", "json")
+    line = json.loads(stream.getvalue())
+    assert (line["project"], line["reason"], line["error"]) == ("p-1", VectorStoreError.reason, "refused")
 
 
 async def test_a_worker_may_begin_later() -> None:

@@ -17,14 +17,9 @@ import grpc.aio
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from shared.errors import CircuitOpenError, FieldViolation, InvalidArgumentError, KnowledgeBeastError, NotFoundError
-from shared.observability import logging, metrics, tracing
+from shared.observability import logging, metrics
 from shared.rpc import chain
 from shared.rpc.access_log import AccessLog, bind_project
 from shared.rpc.call import Context
@@ -36,6 +31,8 @@ from shared.rpc.request_id import RequestId
 from shared.rpc.server import bind, create_server, serving
 from shared.rpc.status import from_rpc_error
 from shared.rpc.tracing import Tracing
+from tests.fixtures.collector import Collector, SpanContext
+from tests.fixtures.spans import Recorder
 
 ROOT = Path(__file__).parents[2]
 SERVICE = "tests.Echo"
@@ -138,7 +135,7 @@ class Running:
     echo: Echo
     client: Client
     log: io.StringIO
-    spans: InMemorySpanExporter
+    spans: Recorder
     port: int
 
     def lines(self, event: str) -> list[dict[str, Any]]:
@@ -172,38 +169,24 @@ def handler(echo: Echo) -> grpc.GenericRpcHandler:
     )
 
 
-@pytest.fixture(scope="session")
-def provider() -> TracerProvider:
-    """The process's provider, recording every trace that comes in or begins here."""
-    provider = tracing.configure("tests")
-    provider.sampler = ALWAYS_ON
-    return provider
-
-
 @asynccontextmanager
-async def stack(provider: TracerProvider) -> AsyncIterator[Running]:
-    """A running server with the whole chain."""
+async def stack(recorded: Recorder) -> AsyncIterator[Running]:
+    """A running server with the whole chain, in a trace that is recorded."""
     log = io.StringIO()
     logging.configure("tests", "info", "json", stream=log)
-    exporter = InMemorySpanExporter()
-    processor = SimpleSpanProcessor(exporter)
-    provider.add_span_processor(processor)
     server = create_server(interceptors=chain.interceptors(), max_message_bytes=LIMIT)
     echo = Echo()
     server.add_generic_rpc_handlers((handler(echo),))
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
     port = bind(server, "127.0.0.1", 0)
     async with serving(server, grace=0), create_channel(f"127.0.0.1:{port}", max_message_bytes=LIMIT) as channel:
-        try:
-            yield Running(echo, Client(channel), log, exporter, port)
-        finally:
-            processor.shutdown()
+        yield Running(echo, Client(channel), log, recorded, port)
 
 
 @pytest.fixture
-async def running(provider: TracerProvider) -> AsyncIterator[Running]:
+async def running(everything_recorded: Recorder) -> AsyncIterator[Running]:
     """A server with the whole chain and a client of it."""
-    async with stack(provider) as both:
+    async with stack(everything_recorded) as both:
         yield both
 
 
@@ -480,30 +463,14 @@ print(cause.traceparent)
 """
 
 
-async def test_spans_are_exported_to_the_endpoint_with_their_links() -> None:
+async def test_spans_are_exported_to_the_endpoint_with_their_links(collector: Collector) -> None:
     """A collector gets the spans of a process with its service name, and a link leads to the cause."""
-    received: list[ExportTraceServiceRequest] = []
-
-    async def export(request: ExportTraceServiceRequest, _context: Context) -> ExportTraceServiceResponse:
-        received.append(request)
-        return ExportTraceServiceResponse()
-
-    sink = create_server(interceptors=[], max_message_bytes=LIMIT)
-    function: Any = export
-    method = grpc.unary_unary_rpc_method_handler(
-        function, request_deserializer=ExportTraceServiceRequest.FromString, response_serializer=ExportTraceServiceResponse.SerializeToString
-    )
-    sink.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("opentelemetry.proto.collector.trace.v1.TraceService", {"Export": method}),))
-    port = bind(sink, "127.0.0.1", 0)
-    async with serving(sink, grace=0), asyncio.timeout(30):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", EXPORTING, f"http://127.0.0.1:{port}", cwd=ROOT, stdout=asyncio.subprocess.PIPE
-        )
+    async with asyncio.timeout(30):
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", EXPORTING, collector.endpoint, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
         out, _ = await process.communicate()
-    resources = [resource for request in received for resource in request.resource_spans]
-    assert {pair.key: pair.value.string_value for pair in resources[0].resource.attributes}["service.name"] == "query"
-    spans = {span.name: span for resource in resources for scope in resource.scope_spans for span in scope.spans}
+    spans = {span.name: span for span in collector.spans()}
     _, trace_id, span_id, _ = out.decode().strip().split("-")
-    assert (spans["outer"].trace_id.hex(), spans["outer"].span_id.hex()) == (trace_id, span_id)
-    assert [link.trace_id.hex() for link in spans["follower"].links] == [trace_id]
-    assert spans["follower"].trace_id.hex() != trace_id
+    assert {span.service for span in spans.values()} == {"query"}
+    assert spans["outer"].context == SpanContext(trace_id, span_id)
+    assert spans["follower"].links == [spans["outer"].context]
+    assert spans["follower"].context.trace_id != trace_id

@@ -8,6 +8,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from services.indexer.application.followers import Followers
 from services.indexer.application.ingest import content_hash
 from services.indexer.application.scrubber import Damage, Scrubber
 from services.indexer.catalog.sqlite import SqliteCatalog
@@ -207,7 +208,7 @@ async def test_a_large_document_takes_as_long_as_many_small_ones(tmp_path: Path)
 async def health(catalog: SqliteCatalog, damage: Damage) -> tuple[str, bool, str]:
     """What is told of the database: its state, whether callers are sent here, and why."""
     monitor = HealthMonitor("indexer", ServingStates(("indexer",)), required={"database"})
-    monitor.add_check("database", lambda: check_database(catalog, damage))
+    monitor.add_check("database", lambda: check_database(catalog, damage, Followers()))
     await monitor.start()
     monitor.set_ready(True)
     report = monitor.reports()["database"]

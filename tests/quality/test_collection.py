@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.quality.collection import below, load
 from shared.errors import InvalidArgumentError, NotFoundError
+from shared.golden.collection import below, load
 
 
 def write(folder: Path, corpus: list[object], queries: list[object], qrels: str) -> Path:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from services.cli.quality.collection import golden
 from services.cli.quality.markdown import tables
 from services.cli.quality.systems import SYSTEMS
+from shared.golden.collection import golden
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RESULTS = sorted((DOCS / "quality").glob("**/quality.json"))

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from services.cli.quality.collection import Collection, golden
+from shared.golden.collection import Collection, golden
 
 KINDS = {"identifier", "paraphrase", "mixed"}
 # FY-2104, VP-60, A14, 60-12, PR-1103; broker.flush.interval_ms, lock_timeout

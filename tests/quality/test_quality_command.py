@@ -11,11 +11,11 @@ import pytest
 
 from services.cli.main import main
 from services.cli.quality import chart, markdown, report
-from services.cli.quality.collection import golden
 from services.cli.quality.measure import Measures
 from services.cli.quality.run import Outcome, Scores
 from services.cli.quality.systems import DEAD_KEYWORD, DEAD_VECTORS, SYSTEMS
 from services.cli.quality.targets import Check
+from shared.golden.collection import golden
 
 pytest.importorskip("ir_measures", reason="of the extra `bench`")
 

@@ -12,12 +12,12 @@ import pytest
 
 from services.cli.progress import Meter
 from services.cli.quality.ask import HITS, rankings, write
-from services.cli.quality.collection import Collection, below, golden
 from services.cli.quality.measure import Measures, mean, measure
 from services.cli.quality.systems import DEFAULT, KEYWORD, SYSTEMS, VECTOR
 from services.cli.quality.targets import checks
 from services.cli.stack.stack import Stack
 from shared.client import KnowledgeBeast
+from shared.golden.collection import Collection, below, golden
 
 pytest.importorskip("ir_measures", reason="of the extra `bench`")
 

@@ -58,6 +58,9 @@ TITLES = ("0123456789 golf", "0123456789 hotel")
 HEARTBEAT_SECONDS = 0.005
 PATIENCE_SECONDS = 60.0
 EXAMPLES = os.environ.get("KB_STATE_MACHINE_EXAMPLES")
+# Tens of thousands of commits, each of which a disk takes its time for. A crash is a copy of the files here, so memory keeps what a disk would.
+MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
+FOLDER = MEMORY if os.access(MEMORY, os.W_OK) else None
 
 texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map("\n".join)
 projects = st.sampled_from(PROJECTS)
@@ -174,7 +177,7 @@ class FeedMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(tempfile.mkdtemp(dir=FOLDER))
         self.catalog = Catalog(self.folder / "catalog")
         self.streams: dict[str, Stream] = {}
         self.steps_to_crash: int | None = None

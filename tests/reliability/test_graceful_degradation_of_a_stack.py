@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from services.cli.quality.ask import project_id, write
-from services.cli.quality.collection import Collection, golden
 from services.cli.quality.measure import Measures, mean, measure
 from services.cli.stack.stack import Ports, Stack
 from shared.client import DegradationReason, KnowledgeBeast, SearchAnswer, SearchMode, SearchQuery
 from shared.errors import UnavailableError
+from shared.golden.collection import Collection, golden
 from tests.e2e.test_outages import metric, projected, reasons
 from tests.e2e.test_search import TEXTS, documents, found
 from tests.waiting import eventually

@@ -51,7 +51,7 @@ async def replicas(own_stack: Stack, tmp_path: Path, model_dir: Path) -> AsyncIt
         for number in range(REPLICAS):
             port = free_port()
             running[port] = query_service(tmp_path / f"replica-{number}", model_dir, own_stack, port)
-            await running[port].start(START_SECONDS)
+        await asyncio.gather(*(process.start(START_SECONDS) for process in running.values()))
         yield running
     finally:
         for process in running.values():

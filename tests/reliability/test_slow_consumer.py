@@ -11,6 +11,7 @@ import psutil
 
 from services.indexer.application.digest import Digests
 from services.indexer.application.feed import ChangeFeed
+from services.indexer.application.followers import Followers
 from services.indexer.application.signals import Signals
 from services.indexer.catalog.sqlite import SqliteCatalog
 from services.indexer.records import ProjectKey
@@ -50,7 +51,7 @@ async def serving(folder: Path) -> AsyncIterator[tuple[CountingCatalog, ProjectK
         await write(opened, key, prepared(f"d{number}", chr(ord("a") + number % 26) * MEGABYTE))
     running = server.create_server(interceptors=chain.interceptors(), max_message_bytes=MESSAGE_BYTES)
     change_feed_pb2_grpc.add_ChangeFeedServiceServicer_to_server(
-        ChangeFeedServicer(ChangeFeed(opened, Signals(), heartbeat_seconds=0.5), Digests(opened)), running
+        ChangeFeedServicer(ChangeFeed(opened, Signals(), heartbeat_seconds=0.5), Digests(opened), Followers()), running
     )
     port = server.bind(running, "127.0.0.1", 0, setting="port")
     await running.start()

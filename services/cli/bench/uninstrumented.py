@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import runpy
-from collections.abc import Mapping
 from typing import Any
 
 import prometheus_client
 
-from shared.resilience.admission import Limit
 from shared.rpc import chain
 from shared.rpc.call import Middleware
 from shared.rpc.error_mapping import ErrorMapping
@@ -33,14 +31,14 @@ def _no_timer(*_: object) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-def _bare(limits: Mapping[str, Limit] | None = None) -> tuple[Middleware, ...]:
-    return ErrorMapping(), Limits(limits)
+def _bare(limits: Limits | None = None) -> tuple[Middleware, ...]:
+    return ErrorMapping(), limits or Limits()
 
 
 def take_out() -> None:
     """Makes every observation a call that does nothing, and leaves of the layers before a servicer only those that answers depend on."""
     for metric in (prometheus_client.Counter, prometheus_client.Gauge, prometheus_client.Histogram):
-        for method in ("inc", "dec", "set", "observe"):
+        for method in ("inc", "dec", "set", "observe", "set_function", "remove"):
             if hasattr(metric, method):
                 setattr(metric, method, _nothing)
         if hasattr(metric, "time"):

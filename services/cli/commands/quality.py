@@ -18,12 +18,12 @@ from services.cli.bench import machine
 from services.cli.commands.model import export_command
 from services.cli.console import json_document, line
 from services.cli.quality import chart, markdown, report
-from services.cli.quality.collection import Collection, below, golden
 from services.cli.quality.measure import require_library
 from services.cli.quality.run import ONNX, TORCH, Outcome, assess, running, with_original, without_chromadb
 from services.cli.signals import handled_signals
 from services.cli.stack import lock
 from shared.errors import NotFoundError, UnavailableError
+from shared.golden.collection import Collection, below, golden
 
 EXAMPLES = options.examples(
     "kb quality",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import Annotated
 
 import typer
 
 from services.cli import options
 from services.cli.console import line, result
-from services.cli.signals import handled_signals
+from services.cli.foreground import until_asked
 from services.cli.stack import lock
 from services.cli.stack.process import ManagedProcess
 from services.cli.stack.stack import Ports, Stack
@@ -50,29 +48,7 @@ def up(  # noqa: PLR0913 - one option a port
     lock.check_unused(data_dir)  # first: with the default ports too, the folder is what is wrong
     ports.check_free()
     with lock.exclusive(data_dir):
-        options.run(_run(Stack(data_dir, model_dir or data_dir / "models", ports)))
-
-
-async def _run(stack: Stack) -> None:
-    asked = asyncio.Event()
-    running = asyncio.create_task(_serve(stack))
-
-    def on_signal() -> None:
-        if asked.is_set():
-            running.cancel()  # the second time: do not wait for anything
-        asked.set()
-
-    with handled_signals(on_signal):
-        stopping = asyncio.create_task(asked.wait())
-        try:
-            await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if asked.is_set():
-                line("stopping")
-        finally:
-            stopping.cancel()
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+        options.run(until_asked(_serve(Stack(data_dir, model_dir or data_dir / "models", ports))))
 
 
 async def _serve(stack: Stack) -> None:

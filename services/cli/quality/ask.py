@@ -11,11 +11,11 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ex
 
 from services.cli.ingest.wait import wait_for_vectors
 from services.cli.progress import Meter
-from services.cli.quality.collection import Collection, Topic
 from services.cli.quality.systems import System
 from shared.client import DegradationReason, KnowledgeBeast, SearchQuery
 from shared.domain import DocumentInput
 from shared.errors import AlreadyExistsError, ConflictError, DeadlineExceededError, InvalidArgumentError, UnavailableError
+from shared.golden.collection import Collection, Topic
 
 _BATCH = 200  # documents a message
 _AT_ONCE = 4  # searches

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from services.cli.quality.collection import Judgements
 from shared.errors import FailedPreconditionError
+from shared.golden.collection import Judgements
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from services.cli.console import line
 from services.cli.progress import Meter
 from services.cli.quality.ask import project_id, rankings, write
-from services.cli.quality.collection import Collection
 from services.cli.quality.measure import Measures, mean, measure
 from services.cli.quality.systems import DEAD_KEYWORD, DEAD_VECTORS, DEFAULT, KEYWORD, SYSTEMS, VECTOR, System
 from services.cli.quality.targets import Check, checks, int8_check, outage_checks
@@ -18,6 +17,7 @@ from services.cli.stack.stack import Ports, Stack
 from services.cli.supervisor import start
 from shared.client import KnowledgeBeast
 from shared.errors import KnowledgeBeastError
+from shared.golden.collection import Collection
 
 ONNX = {"KB_EMBEDDING_BACKEND": "onnx"}
 TORCH = {"KB_EMBEDDING_BACKEND": "torch"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.cli.quality.collection import GOLDEN
 from services.cli.quality.measure import Measures
 from services.cli.quality.systems import DEFAULT, KEYWORD, VECTOR
+from shared.golden.collection import GOLDEN
 
 # The largest loss of NDCG@10 that serving the int8 export instead of the original model may cost.
 INT8_LOSS = 0.005

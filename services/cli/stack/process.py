@@ -52,6 +52,17 @@ def free_port() -> int:
         return port
 
 
+def check_port_free(port: int, advice: str) -> None:
+    """Raises FailedPreconditionError, with the port and the advice, if something listens on a TCP port of the loopback interface."""
+    with socket.socket() as probe:
+        # As servers do: a port whose last connections are still closing (TIME_WAIT) is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise FailedPreconditionError(f"port {port} is taken: {advice}") from error
+
+
 class ManagedProcess:
     """One command, run at most once at a time; it may be started again after it has ended.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -12,8 +11,7 @@ from pathlib import Path
 import services
 from services.cli.stack.chroma import chroma_server
 from services.cli.stack.health import is_ready
-from services.cli.stack.process import ManagedProcess, free_port
-from shared.errors import FailedPreconditionError
+from services.cli.stack.process import ManagedProcess, check_port_free, free_port
 
 _HOST = "127.0.0.1"
 _CHROMA_START_TIMEOUT = 60.0  # seconds; 0.6 when idle, more on a busy machine
@@ -50,14 +48,8 @@ class Ports:
         """Raises FailedPreconditionError, naming the port and its option, if something listens on one of them."""
         for field in fields(self):
             port: int = getattr(self, field.name)
-            with socket.socket() as probe:
-                # As servers do: a port whose last connections are still closing (TIME_WAIT) is free.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((_HOST, port))
-                except OSError as error:
-                    option = f"--{field.name.replace('_', '-')}-port"
-                    raise FailedPreconditionError(f"port {port} is taken: is another `kb up` running? Choose another with {option}") from error
+            option = f"--{field.name.replace('_', '-')}-port"
+            check_port_free(port, f"is another `kb up` running? Choose another with {option}")
 
 
 class Stack:

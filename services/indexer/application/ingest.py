@@ -63,6 +63,7 @@ class Ingest:
         self._disk = disk
         self._tokenizer = tokenizer
         self._signals = signals
+        self._tracer = tracing.get_tracer(__name__)
 
     async def upsert(self, project_id: ProjectId, candidates: Sequence[Candidate], request_id: str) -> Batch:
         """Writes one batch. Raises NotFoundError, ResourceExhaustedError; a document that is refused fails alone.
@@ -123,7 +124,14 @@ class Ingest:
                 for index, candidate in enumerate(candidates)
             ]
 
-        return await asyncio.to_thread(prepare)
+        with self._tracer.start_as_current_span("documents.cut") as span:
+            prepared = await asyncio.to_thread(prepare)
+            if span.is_recording():
+                accepted = [document for document in prepared if isinstance(document, PreparedDocument)]
+                span.set_attributes(
+                    {"kb.project": project.id, "kb.documents": len(accepted), "kb.chunks": sum(len(document.chunks) for document in accepted)}
+                )
+            return prepared
 
     async def _commit(self, key: ProjectKey, project: Project, prepared: Sequence[Prepared], request: RequestKey | None) -> Batch:
         """Commits what was accepted and puts the results beside the refusals, in order."""

@@ -29,9 +29,9 @@ class Janitor:
         if removed:
             self._log.info("compacted the catalog", rows=removed)
         try:
-            await for_each(await self._catalog.superseded_collections(), self._drop)
+            await for_each(await self._catalog.superseded_collections(), self._drop, lambda collection: {"collection": collection})
         finally:  # a collection that cannot be dropped must not keep deleted projects
-            await for_each(await self._catalog.deleted_projects(), self._purge)
+            await for_each(await self._catalog.deleted_projects(), self._purge, lambda project: {"collection": project.collection})
         return False
 
     async def _drop(self, collection: str) -> None:

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from services.indexer.application.collection_sizes import CollectionSizes
 from services.indexer.application.collection_writer import CollectionWriter
 from services.indexer.application.worker import for_each
 from services.indexer.ports import VerificationCatalog
@@ -104,13 +105,18 @@ class Reconciler:
         self._timeout = timeout
         self._log = get_logger(__name__)
         self._stopped_at: ProjectKey | None = None
+        self._sizes = CollectionSizes()
 
     async def check_counts(self) -> bool:
         """Looks whether the vector store has as many vectors of each project as it was given, and mends it if not. False: a look does it all.
 
         Raises VectorStoreUnavailableError.
         """
-        await for_each(await self._catalog.projected_projects(), self._check_count)
+        projects = await self._catalog.projected_projects()
+        try:
+            await for_each(projects, self._check_count, lambda project: {"project": project.id})
+        finally:
+            self._sizes.show({project.id for project in projects})
         return False
 
     async def compare_all(self) -> bool:
@@ -131,7 +137,7 @@ class Reconciler:
                 raise
             compared += 1
 
-        await for_each(projects, mend)
+        await for_each(projects, mend, lambda project: {"project": project.id})
         self._stopped_at = None
         if compared == len(projects):
             metrics.RECONCILE_LAST_SUCCESS.set_to_current_time()
@@ -162,8 +168,10 @@ class Reconciler:
         try:
             count = await self._store.count(project.collection, timeout=self._timeout)
         except CollectionNotFoundError:
+            self._sizes.counted(project.id, 0)
             await self._writer.start_again(project)
             return
+        self._sizes.counted(project.id, count)
         if count == project.chunk_count - project.held_count or not await self._at_rest(project):
             return
         self._log.warning(

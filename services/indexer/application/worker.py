@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from services.indexer.application.signals import Signals, wait
@@ -20,8 +20,10 @@ _BACKOFF = Backoff(initial=0.2, maximum=10.0)
 _log = get_logger(__name__)
 
 
-async def for_each(items: Sequence[T], work: Callable[[T], Awaitable[object]]) -> None:
+async def for_each(items: Sequence[T], work: Callable[[T], Awaitable[object]], named: Callable[[T], Mapping[str, str]]) -> None:
     """Does the work for every item, one after another; an item that fails does not keep the others waiting.
+
+    `named` is what a line of the log calls an item.
 
     If all failed, the first failure is raised, so that the caller backs off; else failures are logged, and the items have their turn again in
     the next round. What the others would meet too is raised at once: an open breaker, a model that is missing. A vector store that does not answer
@@ -34,7 +36,7 @@ async def for_each(items: Sequence[T], work: Callable[[T], Awaitable[object]]) -
         except KnowledgeBeastError as error:
             if isinstance(error, CircuitOpenError) or (isinstance(error, UnavailableError) and not isinstance(error, VectorStoreUnavailableError)):
                 raise
-            _log.warning("work on a project failed, will retry", item=str(item), reason=error.reason, error=error.message)
+            _log.warning("work on a project failed, will retry", **named(item), reason=error.reason, error=error.message)
             failures.append(error)
     if failures and len(failures) == len(items):
         raise failures[0]

@@ -11,7 +11,8 @@ from services.indexer.catalog import quarantine
 from services.indexer.catalog.projects import begin_rebuild, by_key, key_of, next_generation, set_state
 from services.indexer.catalog.rows import Row, each, every, first, one
 from services.indexer.catalog.salvage import readable
-from services.indexer.records import Advance, Failure, LaggingProject, ProjectionPage, ProjectKey, UnembeddedChunk
+from services.indexer.catalog.writes import recorded_writes
+from services.indexer.records import Advance, CompletedChange, Failure, LaggingProject, ProjectionPage, ProjectKey, UnembeddedChunk
 from shared.domain import (
     ChunkId,
     ChunkingSettings,
@@ -19,12 +20,16 @@ from shared.domain import (
     ProjectId,
     ProjectState,
     SequenceNumber,
+    TraceContext,
     Vectors,
     VectorSequence,
     collection_name,
 )
+from shared.observability.tracing import MAX_LINKS
 from shared.quarantine import QuarantineStage
 
+# Changes of a page that are told one by one: more than it has chunks, unless thousands of documents without any were written at once.
+_COMPLETED_A_PAGE = 1_000
 _PROJECT = (
     "SELECT key, id, generation, epoch, embedding_model, max_tokens, overlap_tokens, chunk_count, head, embedded_sequence, vector_sequence,"
     " (SELECT count(*) FROM quarantine WHERE quarantine.project_key = project.key AND quarantine.held) FROM project"
@@ -65,12 +70,6 @@ def projected_projects(connection: apsw.Connection) -> list[LaggingProject]:
 def projected_project(connection: apsw.Connection, project_id: ProjectId) -> LaggingProject:
     """One project, whether it has something in the vector store or not. Raises NotFoundError."""
     return _lagging(one(connection, f"{_PROJECT} WHERE key = ?", (key_of(connection, project_id).value,)))
-
-
-def total_lag(connection: apsw.Connection) -> int:
-    """Changes that are not in the vector store, all projects together."""
-    row = one(connection, "SELECT sum(head - vector_sequence) FROM project WHERE deleted = 0")
-    return int(row[0] or 0)
 
 
 def unembedded(connection: apsw.Connection, project: LaggingProject, limit: int, after: tuple[int, int]) -> list[UnembeddedChunk]:
@@ -137,13 +136,27 @@ def projection_page(connection: apsw.Connection, project: LaggingProject, positi
     live = [row for row in rows if row[1] and not row[5]]
     complete = len(rows) < limit
     last = (int(rows[-1][2]), int(rows[-1][3])) if rows else position
+    complete_to = SequenceNumber(project.embedded_sequence if complete else last[0] - 1)
     return ProjectionPage(
         added=[ChunkId(row[0]) for row in live],
         vectors=np.frombuffer(b"".join(row[4] for row in live), dtype="<f4").reshape(len(live), -1) if live else np.empty((0, 0), dtype=np.float32),
         removed=[ChunkId(row[0]) for row in rows if not row[1]],
-        complete_to=SequenceNumber(project.embedded_sequence if complete else last[0] - 1),
+        complete_to=complete_to,
         position=last,
+        completed=_completed(connection, project, SequenceNumber(position[0] - 1), complete_to),
+        writes=recorded_writes(connection, project, SequenceNumber(position[0] - 1), complete_to, MAX_LINKS),
     )
+
+
+def _completed(connection: apsw.Connection, project: LaggingProject, after: SequenceNumber, up_to: SequenceNumber) -> list[CompletedChange]:
+    """Changes of documents in `(after, up_to]`, the oldest first, without those that an earlier collection of the project had already."""
+    rows = each(
+        connection,
+        "SELECT update_time, CAST(traceparent AS BLOB) FROM document WHERE project_key = ?1 AND sequence <= ?3"
+        " AND sequence > max(?2, (SELECT rebuild_target FROM project WHERE key = ?1)) ORDER BY sequence LIMIT ?4",
+        (project.key.value, after, up_to, _COMPLETED_A_PAGE),
+    )
+    return [CompletedChange(microseconds / 1e6, TraceContext(readable(traceparent))) for microseconds, traceparent in rows]
 
 
 def advance(connection: apsw.Connection, project: LaggingProject, sequence: SequenceNumber) -> tuple[Advance, int]:

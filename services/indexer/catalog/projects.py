@@ -161,11 +161,6 @@ def probe(connection: apsw.Connection) -> None:
     connection.execute("UPDATE meta SET value = ? WHERE key = 'probed'", (clock.now(),))
 
 
-def count(connection: apsw.Connection) -> int:
-    """How many projects there are."""
-    return int(one(connection, "SELECT count(*) FROM project WHERE deleted = 0")[0])
-
-
 def create(connection: apsw.Connection, project: NewProject) -> Project:
     """Creates a project. Raises AlreadyExistsError."""
     if first(connection, "SELECT 1 FROM project WHERE id = ? AND deleted = 0", (project.id,)):

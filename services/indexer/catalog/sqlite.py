@@ -10,16 +10,32 @@ from typing import NoReturn, TypeVar
 import apsw
 import orjson
 
-from services.indexer.catalog import clock, digest, documents, feed, housekeeping, projection, projects, quarantine, requests, scrubbing, verification
+from services.indexer.catalog import (
+    clock,
+    digest,
+    documents,
+    feed,
+    figures,
+    housekeeping,
+    projection,
+    projects,
+    quarantine,
+    requests,
+    scrubbing,
+    verification,
+)
 from services.indexer.catalog.connection import ExclusiveLock, check_integrity, open_connection, require_safe_sqlite, settle_log
 from services.indexer.catalog.migrations import migrate
 from services.indexer.catalog.readers import Readers
 from services.indexer.catalog.writer import Step, Writer, no_step
+from services.indexer.catalog.writes import recorded_writes
 from services.indexer.records import (
     Advance,
+    CatalogFigures,
     ChunkPage,
     DeletedProject,
     Failure,
+    Lag,
     LaggingProject,
     NewProject,
     Position,
@@ -51,6 +67,7 @@ from shared.domain import (
 )
 from shared.observability import metrics
 from shared.observability.logging import get_logger
+from shared.observability.recorded_writes import RecordedWrite
 from shared.quarantine import QuarantinedChunk, QuarantineStage
 
 T = TypeVar("T")
@@ -134,6 +151,25 @@ class SqliteCatalog:
         """Writes and commits a little. Raises what a write would raise."""
         await self._write(projects.probe)
 
+    async def figures(self) -> CatalogFigures:
+        """See HealthCatalog."""
+        return await self._read(figures.figures)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What waits to be committed holds so much memory. May be read by any thread, as the sizes below."""
+        return self._writer.waiting_bytes
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the database file."""
+        return _size(self._path)
+
+    @property
+    def log_bytes(self) -> int:
+        """Size of the write-ahead log; 0 if there is none."""
+        return _size(self._path.with_name(f"{self._path.name}-wal"))
+
     # --- projects
 
     async def create_project(self, project: NewProject, request: RequestKey | None) -> Project:
@@ -156,10 +192,6 @@ class SqliteCatalog:
     async def list_projects(self, after: str, limit: int) -> tuple[Sequence[Project], bool]:
         """See ProjectCatalog."""
         return await self._read(lambda connection: projects.page(connection, after, limit))
-
-    async def count_projects(self) -> int:
-        """See ProjectCatalog."""
-        return await self._read(projects.count)
 
     async def update_project(
         self, project_id: ProjectId, *, etag: str, display_name: str | None, description: str | None, labels: Mapping[str, str] | None
@@ -271,9 +303,9 @@ class SqliteCatalog:
         """See ProjectionCatalog."""
         return await self._read(projection.projected_projects)
 
-    async def total_lag(self) -> int:
+    async def lag(self) -> Lag:
         """See ProjectionCatalog."""
-        return await self._read(projection.total_lag)
+        return await self._read(figures.lag)
 
     async def unembedded(self, project: LaggingProject, limit: int, after: tuple[int, int] = (0, 0)) -> Sequence[UnembeddedChunk]:
         """See ProjectionCatalog."""
@@ -301,6 +333,10 @@ class SqliteCatalog:
         advance, released = await self._write(lambda connection: projection.advance(connection, project, sequence))
         metrics.QUARANTINE_EVENTS.labels("released").inc(released)
         return advance
+
+    async def recorded_writes(self, project: LaggingProject, after: SequenceNumber, up_to: SequenceNumber, limit: int) -> Sequence[RecordedWrite]:
+        """See ProjectionCatalog."""
+        return await self._read(lambda connection: recorded_writes(connection, project, after, up_to, limit))
 
     async def restart(self, project: LaggingProject) -> bool:
         """See ProjectionCatalog."""
@@ -395,3 +431,10 @@ class SqliteCatalog:
             )
 
         return await self._write(job)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

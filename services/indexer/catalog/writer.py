@@ -22,10 +22,13 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import apsw
+from opentelemetry import trace
+from opentelemetry.trace import Span
 
 from services.indexer.catalog.connection import disk_failed, translated_errors
 from shared.errors import KnowledgeBeastError, ResourceExhaustedError, UnavailableError
-from shared.observability import metrics
+from shared.observability import exemplars, metrics, tracing
+from shared.observability.guarded import guarded
 from shared.observability.logging import get_logger
 from shared.resilience.admission import OVERLOADED, retry_after
 
@@ -39,6 +42,7 @@ _MAX_QUEUED_JOBS = 1_024
 _CHECKPOINT_PAGES = 4_000
 
 _log = get_logger(__name__)
+_tracer = tracing.get_tracer(__name__)
 
 
 def no_step(name: str) -> None:
@@ -50,6 +54,8 @@ class _Job:
     run: Callable[[apsw.Connection], Any]
     future: Future[Any]
     size: int
+    caller: Span  # what waits for it
+    queued: float  # when, in seconds since 1970; 0 if nobody asks
     result: Any = None
 
 
@@ -87,7 +93,8 @@ class Writer:
         `size` is what the job holds in memory, in bytes. Raises ResourceExhaustedError if too much waits, UnavailableError if the writer is closed
         or has ended; the future fails with what the job or the commit raised.
         """
-        job = _Job(run, Future(), size)
+        caller = trace.get_current_span()
+        job = _Job(run, Future(), size, caller, time.time() if caller.is_recording() else 0.0)
         with self._lock:
             if self._closed:
                 raise _closed()
@@ -99,6 +106,11 @@ class Writer:
                 raise _overloaded() from error
             self._waiting += size
         return asyncio.wrap_future(job.future)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What waits to be committed holds so much memory."""
+        return self._waiting
 
     def close(self) -> None:
         """Commits what is queued, then stops. Blocks until done."""
@@ -141,7 +153,7 @@ class Writer:
         """Runs the jobs in one transaction and resolves their futures. Raises what the disk's failure is, with all of them failed."""
         if not jobs:
             return
-        started = time.perf_counter()
+        started, began = time.perf_counter(), time.time()
         try:
             with translated_errors():
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -153,21 +165,41 @@ class Writer:
                     if self._connection.in_transaction:
                         self._connection.execute("ROLLBACK")
         except Exception as error:
-            fatal = disk_failed(error)
+            ended, fatal = time.time(), disk_failed(error)
             self._release(jobs)
-            for job in jobs:
-                if not job.future.done():
-                    job.future.set_exception(_unknown() if fatal else error)
+            failed = [job for job in jobs if not job.future.done()]
+            for job in failed:
+                job.future.set_exception(_unknown() if fatal else error)
+            self._trace(failed, began, ended, error)
             if fatal:
                 raise
             return
+        took, ended = time.perf_counter() - started, time.time()
         self._step("committed")
-        metrics.CATALOG_COMMIT_DURATION.observe(time.perf_counter() - started)
-        metrics.CATALOG_COMMIT_SIZE.observe(len(done))
         self._release(done)
         for job in done:
             job.future.set_result(job.result)
         self._step("acknowledged")
+        # Behind the answers: they wait for the disk alone.
+        with guarded("kb_catalog_commit"):
+            metrics.CATALOG_COMMIT_DURATION.observe(took, _exemplar(done))
+            metrics.CATALOG_COMMIT_SIZE.observe(len(done))
+        self._trace(done, began, ended, None)
+
+    @guarded("Catalog.commit")
+    def _trace(self, jobs: list[_Job], began: float, ended: float, error: Exception | None) -> None:
+        """A span for each job whose caller's span is recorded, its child: waiting in the queue, then the transaction that all of them share."""
+        for job in jobs:
+            if not job.queued:
+                continue
+            attributes: dict[str, str | int | float] = {
+                "db.system.name": "sqlite",
+                "kb.commit.writes": len(jobs),
+                "kb.wait.queue_seconds": began - job.queued,
+                "kb.commit.seconds": ended - began,
+            }
+            failure = "" if error is None else getattr(error, "reason", type(error).__name__)
+            _tracer.record("Catalog.commit", trace.set_span_in_context(job.caller), job.queued, ended, attributes, error=failure)
 
     def _run(self, job: _Job) -> bool:
         """Runs one job in its savepoint. True if it is to be committed; else its future has failed."""
@@ -233,6 +265,11 @@ class Writer:
 
 def _overloaded() -> ResourceExhaustedError:
     return ResourceExhaustedError("too many writes are waiting to be committed: retry", retry_after=retry_after(), reason=OVERLOADED)
+
+
+def _exemplar(jobs: list[_Job]) -> dict[str, str] | None:
+    """The trace of a caller whose trace is recorded; None if there is none."""
+    return next((exemplar for job in jobs if (exemplar := exemplars.of_span(job.caller)) is not None), None)
 
 
 def _closed() -> UnavailableError:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 from services.indexer.application.digest import Digests
 from services.indexer.application.feed import ChangeFeed
+from services.indexer.application.followers import Followers
 from services.indexer.transport import convert
 from services.indexer.transport.binding import bound_project
 from shared.digest import DEFAULT_PARTS, MAX_NAMED_SEQUENCES, MAX_PARTS, SequenceRange
@@ -15,6 +16,7 @@ from shared.errors import InvalidArgumentError
 from shared.gen.knowledgebeast.common.v1 import types_pb2
 from shared.gen.knowledgebeast.indexer.v1 import change_feed_pb2 as pb
 from shared.gen.knowledgebeast.indexer.v1 import change_feed_pb2_grpc
+from shared.rpc.access_log import bind_project
 from shared.rpc.call import Context
 
 _MAX_CONSUMER = 100
@@ -48,12 +50,14 @@ def _wanted(request: pb.GetDigestRequest) -> SequenceRange | None:
 class ChangeFeedServicer(change_feed_pb2_grpc.ChangeFeedServiceServicer):
     """The change feed."""
 
-    def __init__(self, feed: ChangeFeed, digests: Digests) -> None:
+    def __init__(self, feed: ChangeFeed, digests: Digests, followers: Followers) -> None:
         self._feed = feed
         self._digests = digests
+        self._followers = followers
 
     async def WatchChanges(self, request: pb.WatchChangesRequest, context: Context) -> AsyncIterator[pb.WatchChangesResponse]:
         """See the proto."""
+        bind_project(request.project.project_id)
         if len(request.consumer) > _MAX_CONSUMER:
             raise InvalidArgumentError.of("consumer", f"must have at most {_MAX_CONSUMER} characters")
         async with aclosing(self._events(request)) as events:
@@ -62,8 +66,8 @@ class ChangeFeedServicer(change_feed_pb2_grpc.ChangeFeedServiceServicer):
 
     async def GetDigest(self, request: pb.GetDigestRequest, context: Context) -> pb.GetDigestResponse:
         """See the proto."""
-        wanted = _wanted(request)
         project_id = bound_project(request.project_id)
+        wanted = _wanted(request)
         digest = await self._digests.read(
             project_id,
             wanted,
@@ -76,12 +80,11 @@ class ChangeFeedServicer(change_feed_pb2_grpc.ChangeFeedServiceServicer):
     def _events(self, request: pb.WatchChangesRequest) -> AsyncGenerator[FeedEvent, None]:
         scope = request.WhichOneof("scope")
         if scope == "project_list":
-            return self._feed.watch_project_list(_cursor(request.project_list.cursor, "project_list.cursor"))
+            listed = self._feed.watch_project_list(_cursor(request.project_list.cursor, "project_list.cursor"))
+            return self._followers.project_list(listed)
         if scope == "project":
-            return self._feed.watch_project(
-                bound_project(request.project.project_id, "project.project_id"),
-                _cursor(request.project.documents, "project.documents"),
-                _cursor(request.project.vectors, "project.vectors"),
-                include_vectors=request.project.include_vectors,
-            )
+            project_id = bound_project(request.project.project_id, "project.project_id")
+            documents, vectors = _cursor(request.project.documents, "project.documents"), _cursor(request.project.vectors, "project.vectors")
+            changes = self._feed.watch_project(project_id, documents, vectors, include_vectors=request.project.include_vectors)
+            return self._followers.project(request.consumer, project_id, documents, changes)
         raise InvalidArgumentError.of("scope", "must be project_list or project")

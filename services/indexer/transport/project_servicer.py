@@ -22,8 +22,8 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
 
     async def CreateProject(self, request: pb.CreateProjectRequest, context: Context) -> pb.CreateProjectResponse:
         """See the proto."""
+        bind_project(request.project.id)
         project = validate.new_project(request.project, model=self._model, model_tokens=self._model_tokens)
-        bind_project(project.id)
         created = await self._projects.create(project, validate.request_id(request.request_id))
         return pb.CreateProjectResponse(project=convert.project(created))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 import uuid
 from collections.abc import Sequence
 
 from services.indexer.application.ingest import Candidate
 from services.indexer.records import NewProject
-from shared.domain import LANGUAGES, ChunkId, ChunkingSettings, DocumentId, DocumentInput, KeywordSettings, ProjectId
+from shared.domain import LANGUAGES, PROJECT_ID, ChunkId, ChunkingSettings, DocumentId, DocumentInput, KeywordSettings, ProjectId
 from shared.errors import FieldViolation, InvalidArgumentError
 from shared.gen.knowledgebeast.indexer.v1 import indexer_pb2, project_pb2
 from shared.rpc.convert import metadata_from_struct
@@ -28,8 +27,6 @@ _MAX_LABEL_CHARACTERS = 63
 _MAX_STOP_WORDS = 1_000
 _MAX_STOP_WORD_CHARACTERS = 50
 
-_PROJECT_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-
 
 def refuse(violations: list[FieldViolation]) -> None:
     """Raises InvalidArgumentError if there are any violations."""
@@ -39,7 +36,7 @@ def refuse(violations: list[FieldViolation]) -> None:
 
 def project_id(value: str, field: str = "project_id") -> ProjectId:
     """The id of a project. Raises InvalidArgumentError."""
-    if not _PROJECT_ID.fullmatch(value):
+    if not PROJECT_ID.fullmatch(value):
         raise InvalidArgumentError.of(field, "must be 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit")
     return ProjectId(value)
 

@@ -11,6 +11,7 @@ from services.query.replica.model import ReplicaProject
 from shared import consistency
 from shared.domain import Cursor, ProjectId, SequenceNumber, VectorSequence
 from shared.errors import DeadlineExceededError, NotFoundError
+from shared.observability import tracing
 from shared.resilience.admission import idle
 from shared.resilience.deadline import Deadline
 from shared.search import DegradationReason, Freshness
@@ -30,6 +31,7 @@ class FreshnessGate:
         self._index = index
         self._feed = feed
         self._outages = outages
+        self._tracer = tracing.get_tracer(__name__)
 
     async def enter(
         self, project_id: ProjectId, wanted: Cursor | None, deadline: Deadline, degradations: Degradations, watch: Stopwatch, *, vectors: bool
@@ -47,7 +49,7 @@ class FreshnessGate:
         Raises NotFoundError (no such project), FailedPreconditionError (a token of an earlier incarnation), DeadlineExceededError.
         """
         if wanted is not None:
-            with watch.stage("wait"), idle():
+            with watch.stage("wait"), idle(), self._tracer.start_as_current_span("freshness.wait"):
                 await self._wait(project_id, wanted, deadline, degradations, vectors=vectors)
         project = self._index.project(project_id)
         if _vectors_are_there(project):

@@ -15,7 +15,8 @@ from services.query.application.vector_leg import VectorCandidates, VectorLeg
 from services.query.ports import SearchIndex
 from services.query.replica.model import Pks, ReplicaProject
 from shared.domain import Vector
-from shared.observability import metrics
+from shared.observability import metrics, tracing
+from shared.observability.exemplars import Timed
 from shared.ports import Embedder
 from shared.resilience.deadline import Deadline
 from shared.search import Degradation, FusionMethod, SearchMode
@@ -25,6 +26,8 @@ _SMALL_WINDOW = 200
 _SHORT_TEXT = 100
 _SMALL_PROJECT = 200_000
 
+VECTOR_CANDIDATES = metrics.SEARCH_CANDIDATES.labels("vector")
+KEYWORD_CANDIDATES = metrics.SEARCH_CANDIDATES.labels("keyword")
 
 # The share of a search's time that the legs may take together: what is left must do for what stands in for them, and for making the answer.
 _LEGS_SHARE = 0.8
@@ -66,6 +69,7 @@ class Legs:
         self._vector_leg = vector_leg
         self._budgets = budgets
         self._outages = outages
+        self._tracer = tracing.get_tracer(__name__)
 
     async def run(
         self, query: Query, project: ReplicaProject, embedder: Embedder, deadline: Deadline, degradations: Degradations, watch: Stopwatch
@@ -104,6 +108,14 @@ class Legs:
         return Found(alone(keyword=keyword, least=_least(query)), from_replica=False, missing=missing)
 
     def _fuse(self, query: Query, vector: Ranking, keyword: Ranking) -> Fused:
+        with metrics.FUSION_DURATION.time(), self._tracer.start_as_current_span("fusion") as span:
+            fused = self._fused(query, vector, keyword)
+            if span.is_recording():
+                candidates = {"kb.candidates.vector": len(vector), "kb.candidates.keyword": len(keyword)}
+                span.set_attributes({"kb.fusion": query.fusion.value, **candidates, "kb.results": len(fused.scores)})
+            return fused
+
+    def _fused(self, query: Query, vector: Ranking, keyword: Ranking) -> Fused:
         if query.fusion is FusionMethod.RRF:
             return reciprocal_rank_fusion(vector, keyword, alpha=query.vector_weight, k=query.rrf_k, least=_least(query))
         ceiling = self._index.keyword_ceiling(query.project_id, query.text)
@@ -112,9 +124,14 @@ class Legs:
     async def _keyword(self, query: Query, project: ReplicaProject, allowed: Pks | None, watch: Stopwatch) -> Ranking:
         # The vector store's query, if there is one, goes out first: another process works on it meanwhile.
         await asyncio.sleep(0)
-        with watch.stage("keyword"), metrics.KEYWORD_SEARCH_DURATION.time():
+        with watch.stage("keyword"), Timed(metrics.KEYWORD_SEARCH_DURATION):
             small = allowed is None and query.window <= _SMALL_WINDOW and len(query.text) <= _SHORT_TEXT and project.head <= _SMALL_PROJECT
-            return await offload(self._index.keyword, query.project_id, query.text, query.window, allowed, small=small)
+            with self._tracer.start_as_current_span("KeywordIndex.search") as span:
+                found = await offload(self._index.keyword, query.project_id, query.text, query.window, allowed, small=small)
+                if span.is_recording():
+                    span.set_attributes({"kb.k": query.window, "kb.filtered": allowed is not None, "kb.results": len(found)})
+        KEYWORD_CANDIDATES.observe(len(found))
+        return found
 
     async def _neighbours(
         self,
@@ -126,8 +143,11 @@ class Legs:
         degradations: Degradations,
         watch: Stopwatch,
     ) -> VectorCandidates | Degradation:
-        with watch.stage("vector"), metrics.VECTOR_SEARCH_DURATION.time():
-            return await self._vector_leg.search(project, vector, query.window, allowed, deadline.within(self._budgets.vector), degradations)
+        with watch.stage("vector"), Timed(metrics.VECTOR_SEARCH_DURATION):
+            found = await self._vector_leg.search(project, vector, query.window, allowed, deadline.within(self._budgets.vector), degradations)
+        if not isinstance(found, Degradation):
+            VECTOR_CANDIDATES.observe(len(found.ranking))
+        return found
 
 
 def _least(query: Query) -> Least:

@@ -15,7 +15,9 @@ from cachetools import TTLCache
 
 from services.query.replica.model import ReplicaProject
 from shared.domain import Cursor, KeywordSettings, ProjectId, ProjectState, VectorSequence
-from shared.observability import metrics
+from shared.observability import metrics, tracing
+
+_tracer = tracing.get_tracer(__name__)
 
 
 class Question(NamedTuple):
@@ -130,7 +132,10 @@ class ResultCache(Generic[KeyT, ResultT]):
         """The result that was kept under an equal key; None when there is none, or it is too old."""
         if not self._entries.maxsize:
             return None
-        entry = self._entries.get(key)
+        with _tracer.start_as_current_span("cache.get") as span:
+            entry = self._entries.get(key)
+            if span.is_recording():
+                span.set_attributes({"kb.cache": "result", "kb.cache.hit": entry is not None})
         if entry is None:
             metrics.RESULT_CACHE_MISSES.inc()
             metrics.RESULT_CACHE_BYTES.set(self.size_bytes)
@@ -140,9 +145,13 @@ class ResultCache(Generic[KeyT, ResultT]):
 
     def put(self, key: KeyT, result: ResultT) -> None:
         """Keeps a result, unless it is degraded, or alone larger than the cache."""
-        if result.degraded:
+        if result.degraded or not self._entries.maxsize:
             return
-        size = self._size_of(key, result)
-        if size <= self._entries.maxsize:
-            self._entries[key] = (result, size)
-            metrics.RESULT_CACHE_BYTES.set(self.size_bytes)
+        with _tracer.start_as_current_span("cache.put") as span:
+            size = self._size_of(key, result)
+            kept = size <= self._entries.maxsize
+            if kept:
+                self._entries[key] = (result, size)
+                metrics.RESULT_CACHE_BYTES.set(self.size_bytes)
+            if span.is_recording():
+                span.set_attributes({"kb.cache": "result", "kb.cache.kept": kept, "kb.cache.entry_bytes": size})

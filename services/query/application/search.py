@@ -7,24 +7,26 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 from services.query.application import pages
+from services.query.application.accounting import Account, Counted
 from services.query.application.assembly import Assembler, Page
 from services.query.application.batch import BatchEmbedder
 from services.query.application.degradation import Degradations, Outages
 from services.query.application.flights import Flights
 from services.query.application.freshness import FreshnessGate, freshness_of
-from services.query.application.ladder import Ladder, refusals_counted
+from services.query.application.ladder import Ladder
 from services.query.application.legs import Budgets, Found, Legs
 from services.query.application.offload import offload
 from services.query.application.query import Query
 from services.query.application.ranking import Ranked, rank
 from services.query.application.reranking import RerankingStep
 from services.query.application.results import Question, ResultCache, ResultKey
+from services.query.application.slow_searches import SlowSearches
 from services.query.application.stopwatch import Stopwatch
 from services.query.application.vector_leg import VectorLeg
 from services.query.ports import FeedState, SearchIndex
 from services.query.replica.model import ReplicaProject
 from shared.domain import Cursor
-from shared.observability import metrics, tracing
+from shared.observability import tracing
 from shared.ports import Embedder, Reranker, VectorReader
 from shared.resilience.deadline import Deadline
 from shared.search import SearchAnswer, SearchMode
@@ -39,6 +41,8 @@ _HURRIED_SHARE = 0.8
 # Candidates and hits up to which a page is made where it is asked for, rather than in a thread.
 _SMALL_WINDOW = 200
 _SMALL_PAGE = 20
+# Characters of what is searched for that a span has at most, where it may have them.
+_TRACED_TEXT = 500
 
 
 class Search:
@@ -54,6 +58,8 @@ class Search:
         ladder: what stands in when vectors cannot be searched.
         reranker: None if there is none.
         outages: shared with the other use cases, so that all say since when.
+        account: is told of every search; None counts them all and finds none slow.
+        trace_texts: the beginning of what is searched for stands in traces.
     """
 
     def __init__(  # noqa: PLR0913 - what it is made of; bootstrap.py alone makes one
@@ -68,7 +74,11 @@ class Search:
         *,
         reranker: Reranker | None = None,
         outages: Outages | None = None,
+        account: Account | None = None,
+        trace_texts: bool = False,
     ) -> None:
+        self._trace_texts = trace_texts
+        self._account = account or Counted(SlowSearches(0))
         self._outages = outages or Outages()
         self._gate = FreshnessGate(index, feed, self._outages)
         self._index = index
@@ -119,28 +129,30 @@ class Search:
         watch, degradations = Stopwatch(), Degradations(self._outages)
         pages.decode(query)  # refused before any work is done
         self._reranking.require(query)
-        with self._tracer.start_as_current_span(
-            "HybridQueryEngine.search_hybrid",
-            attributes={"kb.mode": query.mode.value, "kb.alpha": query.vector_weight, "kb.top_k": query.top_k, "kb.candidates": query.window},
-        ) as span:
+        with self._tracer.start_as_current_span("HybridQueryEngine.search_hybrid") as span:
+            if span.is_recording():
+                span.set_attributes(_asked(query))
+                if self._trace_texts:
+                    span.set_attribute("kb.query.text", query.text[:_TRACED_TEXT])
             by_meaning = query.mode is not SearchMode.KEYWORD
             project = await self._gate.enter(query.project_id, query.fresh_as, deadline, degradations, watch, vectors=by_meaning)
-            with refusals_counted():
+            with self._account.refusals():
                 answer = await self._obtain(query, project, embedder, deadline)
             self._gate.leave(project, degradations)
             degradations.extend(answer.degradations)
             if not query.allow_degraded:
                 degradations.refuse()
-            span.set_attributes({"kb.degraded": bool(degradations.found), "kb.cached": answer.cached})
+            if span.is_recording():
+                span.set_attributes(_answered(answer, degradations))
         spent = watch.read()
-        metrics.QUERY_DURATION.labels(query.mode.value, "true" if degradations.found else "false").observe(spent.total)
-        degradations.count()
-        return replace(
+        answer = replace(
             answer,
             degradations=degradations.found,
             freshness=replace(answer.freshness, head=project.head, contact_time=project.contact_time),
             timings=spent if answer.cached else replace(answer.timings, total=spent.total, wait=spent.wait),
         )
+        self._account.answered(query, answer, degradations)
+        return answer
 
     async def _obtain(self, query: Query, project: ReplicaProject, embedder: Embedder, deadline: Deadline) -> SearchAnswer:
         """What is kept of an equal search of this state of the project, or else computed."""
@@ -156,7 +168,10 @@ class Search:
             async with asyncio.timeout(remaining if remaining > patience else remaining * _HURRIED_SHARE):
                 # Which write must be shown is a part of what is shared: it decides whether an earlier answer may stand in.
                 flight = (key, query.fresh_as)
-                answer, _ = await self._flights.run(flight, lambda: self._compute(query, key.question, project, embedder, Deadline.after(patience)))
+                answer, shared = await self._flights.run(
+                    flight, lambda: self._compute(query, key.question, project, embedder, Deadline.after(patience))
+                )
+            tracing.attribute("kb.shared", shared)
         except TimeoutError:
             # In a hurry: what cannot be had in the time that is left is left out, for this caller alone.
             answer = await self._compute(query, key.question, project, embedder, deadline)
@@ -188,6 +203,25 @@ class Search:
 
     def _page(self, query: Query, found: Found, ranked: Ranked | None, degradations: Degradations) -> Page:
         return self._assembler.page(query, ranked or rank(self._index, query.project_id, found.fused), degradations)
+
+
+def _asked(query: Query) -> dict[str, str | int | float | bool]:
+    """What a span says of a search."""
+    return {
+        "kb.project": query.project_id,
+        "kb.mode": query.mode.value,
+        "kb.fusion": query.fusion.value,
+        "kb.alpha": query.vector_weight,
+        "kb.top_k": query.top_k,
+        "kb.candidates": query.window,
+        "kb.filtered": query.filter is not None,
+    }
+
+
+def _answered(answer: SearchAnswer, degradations: Degradations) -> dict[str, str | int | bool | list[str]]:
+    """What a span says of its answer."""
+    reasons = [degradation.reason.value for degradation in degradations.found]
+    return {"kb.hits": len(answer.hits), "kb.cached": answer.cached, "kb.degraded": bool(reasons), "kb.degraded.reasons": reasons}
 
 
 def _is_small(query: Query) -> bool:

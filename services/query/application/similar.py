@@ -8,22 +8,25 @@ from dataclasses import replace
 
 import numpy as np
 
+from services.query.application.accounting import Account, Counted
 from services.query.application.assembly import Assembler, Page
 from services.query.application.degradation import Degradations, Outages
 from services.query.application.embedding import embed
 from services.query.application.freshness import FreshnessGate, freshness_of
 from services.query.application.fusion import Fused, Least, Ranking, alone
-from services.query.application.ladder import Ladder, refusals_counted
-from services.query.application.legs import Budgets
+from services.query.application.ladder import Ladder
+from services.query.application.legs import KEYWORD_CANDIDATES, VECTOR_CANDIDATES, Budgets
 from services.query.application.query import MIN_CANDIDATES, Query, SimilarQuery
 from services.query.application.ranking import rank
 from services.query.application.results import Question
+from services.query.application.slow_searches import SlowSearches
 from services.query.application.stopwatch import Stopwatch
 from services.query.application.vector_leg import VectorCandidates, VectorLeg
 from services.query.ports import FeedState, SearchIndex
 from services.query.replica.model import Pks, ReplicaProject
 from shared.domain import Vector
 from shared.observability import metrics, tracing
+from shared.observability.exemplars import Timed
 from shared.ports import Embedder, VectorReader
 from shared.resilience.deadline import Deadline
 from shared.search import Degradation, DegradationReason, Grouping, SearchAnswer, SearchMode
@@ -37,7 +40,7 @@ _KEYWORD_CHUNKS = 4
 
 
 class FindSimilar:
-    """Answers FindSimilar."""
+    """Answers FindSimilar. What it is made of is as for `Search`."""
 
     def __init__(
         self,
@@ -49,7 +52,9 @@ class FindSimilar:
         ladder: Ladder,
         *,
         outages: Outages | None = None,
+        account: Account | None = None,
     ) -> None:
+        self._account = account or Counted(SlowSearches(0))
         self._outages = outages or Outages()
         self._gate = FreshnessGate(index, feed, self._outages)
         self._index = index
@@ -68,18 +73,23 @@ class FindSimilar:
         stands in for it).
         """
         watch, degradations = Stopwatch(), Degradations(self._outages)
-        with self._tracer.start_as_current_span("FindSimilar", attributes={"kb.top_k": query.top_k}) as span:
+        with self._tracer.start_as_current_span("FindSimilar") as span:
+            if span.is_recording():
+                span.set_attributes({"kb.project": query.project_id, "kb.top_k": query.top_k, "kb.filtered": query.filter is not None})
             project = await self._gate.enter(query.project_id, query.fresh_as, deadline, degradations, watch, vectors=True)
-            with refusals_counted():
+            with self._account.refusals():
                 answer = await self._compute(query, project, deadline, watch)
             self._gate.leave(project, degradations)
             degradations.extend(answer.degradations)
             if not query.allow_degraded:
                 degradations.refuse()
-            span.set_attribute("kb.degraded", bool(degradations.found))
-        degradations.count()
+            if span.is_recording():
+                reasons = [degradation.reason.value for degradation in degradations.found]
+                span.set_attributes({"kb.hits": len(answer.hits), "kb.degraded": bool(reasons), "kb.degraded.reasons": reasons})
         freshness = replace(answer.freshness, head=project.head, contact_time=project.contact_time)
-        return replace(answer, degradations=degradations.found, freshness=freshness, timings=watch.read())
+        answer = replace(answer, degradations=degradations.found, freshness=freshness, timings=watch.read())
+        self._account.answered(query, answer, degradations)
+        return answer
 
     async def _compute(self, query: SimilarQuery, project: ReplicaProject, deadline: Deadline, watch: Stopwatch) -> SearchAnswer:
         """The answer as far as it does not depend on who asks when."""
@@ -95,8 +105,15 @@ class FindSimilar:
             )
             if last is not None:
                 return last.again(degradations.found, watch.read())
-            with watch.stage("keyword"), metrics.KEYWORD_SEARCH_DURATION.time():
+            with (
+                watch.stage("keyword"),
+                Timed(metrics.KEYWORD_SEARCH_DURATION),
+                self._tracer.start_as_current_span("KeywordIndex.search") as leg,
+            ):
                 found = VectorCandidates(await asyncio.to_thread(self._by_words, query, own, limit, allowed), from_replica=False)
+                if leg.is_recording():
+                    leg.set_attributes({"kb.k": limit, "kb.filtered": allowed is not None, "kb.results": len(found.ranking)})
+            KEYWORD_CANDIDATES.observe(len(found.ranking))
             fused = alone(keyword=_others(found.ranking, own))
         else:
             fused = alone(vector=_others(found.ranking, own), least=Least(vector=query.min_score))
@@ -124,8 +141,11 @@ class FindSimilar:
             vector = await self._mean(query, own, deadline)
         if isinstance(vector, Degradation):
             return vector
-        with watch.stage("vector"), metrics.VECTOR_SEARCH_DURATION.time():
-            return await self._vector_leg.search(project, vector, limit, allowed, deadline.within(self._budgets.vector), degradations)
+        with watch.stage("vector"), Timed(metrics.VECTOR_SEARCH_DURATION):
+            found = await self._vector_leg.search(project, vector, limit, allowed, deadline.within(self._budgets.vector), degradations)
+        if not isinstance(found, Degradation):
+            VECTOR_CANDIDATES.observe(len(found.ranking))
+        return found
 
     async def _mean(self, query: SimilarQuery, own: Pks, deadline: Deadline) -> Vector | Degradation:
         """The mean of the document's vectors, of unit length; or why it could not be had in time."""

@@ -135,15 +135,21 @@ class VectorLeg:
         if deadline.expired:
             raise VectorStoreUnavailableError("no time was left to ask the vector store", reason=NO_TIME)
         collection = project.project.collection
-        with self._tracer.start_as_current_span("VectorStore.query", attributes={"kb.collection": collection, "kb.k": wanted}) as span:
+        with self._tracer.start_as_current_span("VectorStore.query") as span:
+            if span.is_recording():
+                span.set_attributes({"db.system.name": "chromadb", "db.collection.name": collection, "kb.k": wanted})
             with idle():
                 found = await self._store.query(collection, vector, wanted, timeout=deadline.remaining())
-            span.set_attribute("kb.results", len(found))
+            if span.is_recording():
+                span.set_attribute("kb.results", len(found))
             return found
 
     async def _exact(self, project: ReplicaProject, vector: Vector, limit: int, allowed: Pks | None) -> VectorCandidates | None:
         """Asks the replica's own vectors; None if it does not keep them."""
-        found = await asyncio.to_thread(self._index.vectors, project.project.id, vector, limit, allowed)
+        with self._tracer.start_as_current_span("ReplicaVectors.search") as span:
+            found = await asyncio.to_thread(self._index.vectors, project.project.id, vector, limit, allowed)
+            if span.is_recording():
+                span.set_attributes({"kb.k": limit, "kb.filtered": allowed is not None, "kb.results": len(found or ())})
         return None if found is None else VectorCandidates(found, from_replica=True)
 
     async def _stand_in(

@@ -6,28 +6,32 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from typing import ParamSpec, TypeVar
-
-from opentelemetry.trace import Link
 
 from services.query.replica.batching import in_groups, join_documents
 from services.query.replica.errors import FeedGapError
 from services.query.replica.feed import Feed
+from services.query.replica.journey import Journey
+from services.query.replica.recency import Recency
 from services.query.replica.replica import Replica
 from services.query.replica.streams import StreamState, keep_following
 from shared.domain import Cursor, DocumentBatch, FeedEvent, FeedStream, Heartbeat, ProjectBatch, ProjectId, Reset, SequenceNumber, VectorBatch
 from shared.errors import NotFoundError
-from shared.observability import tracing
+from shared.observability import exemplars, metrics, tracing
+from shared.observability.guarded import guarded
 from shared.resilience.backoff import Backoff
 
 P = ParamSpec("P")
 T = TypeVar("T")
+BatchT = TypeVar("BatchT", DocumentBatch, VectorBatch)
 # Events that are read ahead of those that are being applied, a stream.
 _READ_AHEAD = 8
 # Seconds: an indexer that is back is heard soon after.
 _LONGEST_WAIT = 5.0
-# Writes that a span of applying documents is linked to, at most.
-_LINKS_A_SPAN = 16
+_DOCUMENTS_APPLIED = metrics.FEED_CHANGES_APPLIED.labels("documents")
+_VECTORS_APPLIED = metrics.FEED_CHANGES_APPLIED.labels("vectors")
+_SEARCHABLE = metrics.INGEST_TO_SEARCHABLE.labels("keyword")
 _tracer = tracing.get_tracer(__name__)
 
 
@@ -39,9 +43,13 @@ class Follower:
         replica: what they are applied to, in threads and one at a time. It decides whether vectors are asked for.
         backoff: waits between attempts to connect.
         stale_after: seconds without a sign of life after which `stale_since` tells.
+        name: of this replica, for traces.
     """
 
-    def __init__(self, feed: Feed, replica: Replica, *, backoff: Backoff | None = None, stale_after: float = 15.0) -> None:
+    def __init__(self, feed: Feed, replica: Replica, *, backoff: Backoff | None = None, stale_after: float = 15.0, name: str = "query") -> None:
+        self._name = name
+        self._journey = Journey(name)
+        self._recency = Recency()
         self._feed = feed
         self._replica = replica
         self._backoff = backoff or Backoff(maximum=_LONGEST_WAIT)
@@ -66,6 +74,11 @@ class Follower:
         """When the indexer was last heard of on any stream, in seconds since 1970; None when it was not yet."""
         times = [state.last_contact for state in (self._list, *self._streams.values()) if state.last_contact is not None]
         return max(times, default=None)
+
+    @property
+    def as_of(self) -> float | None:
+        """Up to when the replica has what was committed, in seconds since 1970; None if nothing seems to be missing. For any thread."""
+        return self._recency.as_of
 
     def streams(self) -> dict[ProjectId, StreamState]:
         """How the stream of each project is doing. How far it has come is in `Replica.projects`."""
@@ -152,17 +165,58 @@ class Follower:
     async def _apply(self, project_id: ProjectId, event: FeedEvent) -> None:
         match event:
             case Reset():
+                if event.stream is FeedStream.DOCUMENTS:
+                    self._journey.copy_begins(self._replica.project(project_id))
+                    self._recency.forget(project_id)
                 await self._write(self._replica.apply_reset, project_id, event)
             case DocumentBatch():
-                links = _links(event)
-                with _tracer.start_as_current_span("replica.apply_documents", links=links, attributes={"kb.changes": len(event.changes)}):
-                    await self._write(self._replica.apply_documents, project_id, event)
+                await self._apply_documents(project_id, event)
             case VectorBatch():
-                await self._write(self._replica.apply_vectors, project_id, event)
+                await self._apply_vectors(project_id, event)
+                _VECTORS_APPLIED.inc(len(event.chunk_ids))
             case Heartbeat():
                 await self._write(self._replica.apply_heartbeat, project_id, event)
+                if self._replica.project(project_id).lag == 0:
+                    self._recency.nothing_missing(project_id, event.time.timestamp())
             case ProjectBatch():
                 raise FeedGapError("the feed of a project sent changes of the project list")
+
+    async def _apply_documents(self, project_id: ProjectId, batch: DocumentBatch) -> None:
+        project, received = self._replica.project(project_id), self._journey.now()
+        since, writes = self._journey.news_since(project), self._journey.writes_of(project, batch)
+        with _tracer.start_as_current_span("replica.apply_documents", links=tracing.links(write.trace for write in writes)) as span:
+            if span.is_recording():
+                span.set_attributes({"kb.project": project_id, "kb.replica": self._name, "kb.changes": len(batch.changes)})
+            began = await self._write(self._at, partial(self._write_documents, since), project_id, batch)
+        if batch.changes and (newest := batch.changes[-1].commit_time.timestamp()) >= since:
+            self._recency.applied(project_id, newest)
+        self._journey.searchable(project, writes, received, began, span)
+
+    async def _apply_vectors(self, project_id: ProjectId, batch: VectorBatch) -> None:
+        received = self._journey.now()
+        writes = self._journey.waiting(project_id, batch)
+        with _tracer.start_as_current_span("replica.apply_vectors", links=tracing.links(write.trace for write in writes)) as span:
+            if span.is_recording():
+                span.set_attributes({"kb.project": project_id, "kb.replica": self._name, "kb.vectors": len(batch.chunk_ids)})
+            began = await self._write(self._at, self._replica.apply_vectors, project_id, batch)
+        self._journey.searchable_by_meaning(project_id, writes, received, began, span)
+
+    def _at(self, apply: Callable[[ProjectId, BatchT], None], project_id: ProjectId, batch: BatchT) -> float:
+        """Applies a batch; when that began, in seconds since 1970. For the writing thread."""
+        began = self._journey.now()
+        apply(project_id, batch)
+        return began
+
+    def _write_documents(self, since: float, project_id: ProjectId, batch: DocumentBatch) -> None:
+        """Applies changes and measures how long those of them that are news have taken to get here, in the writing thread: there may be 2,000."""
+        self._replica.apply_documents(project_id, batch)
+        _DOCUMENTS_APPLIED.inc(len(batch.changes))
+        now = time.time()
+        with guarded("kb_ingest_to_searchable_seconds"):
+            for change in batch.changes:
+                committed = change.commit_time.timestamp()
+                if committed >= since:
+                    _SEARCHABLE.observe(max(0.0, now - committed), exemplars.of(change.trace))
 
     async def _write(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """One write at a time, so that waiting writes hold no threads that searches need."""
@@ -219,10 +273,6 @@ class Follower:
 
     async def _remove(self, project_id: ProjectId) -> None:
         await self._stop(project_id)
+        self._journey.forget(project_id)
+        self._recency.forget(project_id)
         await self._write(self._replica.drop_project, project_id)
-
-
-def _links(batch: DocumentBatch) -> list[Link]:
-    """Links to the requests that wrote the documents; a trace of its own, because they ended when their write was durable."""
-    traces = dict.fromkeys(change.trace for change in batch.changes if change.trace.traceparent)
-    return [link for trace in list(traces)[:_LINKS_A_SPAN] if (link := tracing.link(trace))]

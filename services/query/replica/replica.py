@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -58,6 +59,7 @@ class Replica:
     """
 
     def __init__(self, path: Path, vectors_max: int, step: Callable[[str], None]) -> None:
+        self._path = path
         self._lock_file = lock_folder(path)
         try:
             self._database = Database(path / "replica.db")
@@ -143,6 +145,15 @@ class Replica:
         """What is there of all projects; walks their rows."""
         with self._database.reader() as connection:
             return rows.totals(connection)
+
+    def size_bytes(self) -> int:
+        """What the files take; walks the folder."""
+        size = 0
+        for folder, _, names in os.walk(self._path):
+            for name in names:
+                with suppress(FileNotFoundError):  # segments of the index come and go meanwhile
+                    size += (Path(folder) / name).stat().st_size
+        return size
 
     def digest(self, project_id: ProjectId, wanted: SequenceRange, parts: int, *, named: bool) -> ProjectDigest:
         """What the documents of a range come to, in at most so many parts of equal width, as of one moment.

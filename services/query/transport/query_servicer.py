@@ -45,18 +45,20 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """See the proto."""
+        bind_project(request.project_id)
         query = validate.query(request)
-        bind_project(query.project_id)
         return convert.response(await self._search.run(query, self._deadline(context)))
 
     async def FindSimilar(self, request: pb.FindSimilarRequest, context: Context) -> pb.FindSimilarResponse:
         """See the proto."""
+        bind_project(request.project_id)
         query = validate.similar(request)
-        bind_project(query.project_id)
         return convert.similar_response(await self._find_similar.run(query, self._deadline(context)))
 
     async def BatchSearch(self, request: pb.BatchSearchRequest, context: Context) -> AsyncIterator[pb.BatchSearchResponse]:
         """See the proto."""
+        if len(named := {search.project_id for search in request.searches}) == 1:
+            bind_project(named.pop())
         validate.searches(request)
         deadline = self._deadline(context)
         positions: list[int] = []

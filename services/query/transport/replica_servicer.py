@@ -25,8 +25,8 @@ class ReplicaServicer(replica_pb2_grpc.ReplicaServiceServicer):
 
     async def VerifyReplica(self, request: pb.VerifyReplicaRequest, context: Context) -> pb.VerifyReplicaResponse:
         """See the proto."""
+        bind_project(request.project_id)
         project_id = validate.project_id(request.project_id)
-        bind_project(project_id)
         deadline = Deadline.from_grpc(context, default=_DEFAULT_TIME, cap=_LONGEST_TIME, margin=_MARGIN)
         found = await self._verify.run(project_id, deadline, repair=request.repair)
         return pb.VerifyReplicaResponse(replica=found.replica, verification=verification.encode(found))

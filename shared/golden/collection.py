@@ -16,9 +16,11 @@ from typing import Any
 from shared.domain import DocumentId, DocumentInput
 from shared.errors import InvalidArgumentError, NotFoundError
 
-GOLDEN = "golden"
-_GOLDEN_FOLDER = Path(__file__).resolve().parent / GOLDEN
+_GOLDEN_FOLDER = Path(__file__).resolve().parent
+GOLDEN = _GOLDEN_FOLDER.name
+CANARY = "canary"
 _CORPUS, _QUERIES, _QRELS = "corpus.jsonl", "queries.jsonl", "qrels.tsv"
+_PART = "canary.json"
 # What the services take; collections of others may have more.
 _LONGEST_TITLE = 1_000
 _LONGEST_QUERY = 4_000
@@ -62,6 +64,18 @@ class Collection:
 def golden() -> Collection:
     """The collection that comes with the project."""
     return load(_GOLDEN_FOLDER)
+
+
+def canary() -> Collection:
+    """40 passages of the golden set and 25 of its questions, which both legs are needed for (docs/adr/0022-search-canary.md)."""
+    whole, part = golden(), json.loads((_GOLDEN_FOLDER / _PART).read_bytes())
+    passages, questions = set(part["passages"]), set(part["questions"])
+    return Collection(
+        CANARY,
+        tuple(document for document in whole.documents if document.id in passages),
+        tuple(topic for topic in whole.topics if topic.id in questions),
+        {topic: gains for topic, gains in whole.judgements.items() if topic in questions},
+    )
 
 
 def below(folder: Path) -> list[Collection]:
