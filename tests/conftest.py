@@ -7,4 +7,5 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("knowledgebeast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("knowledgebeast")
 
-pytest_plugins = ["tests.fixtures.chroma", "tests.fixtures.collector", "tests.fixtures.model", "tests.fixtures.spans", "tests.fixtures.stack"]
+# Those that others import come first: a module that is imported before it is registered keeps plain asserts, and pytest warns of it.
+pytest_plugins = ["tests.fixtures.chroma", "tests.fixtures.model", "tests.fixtures.stack", "tests.fixtures.collector", "tests.fixtures.spans"]

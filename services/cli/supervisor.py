@@ -83,7 +83,7 @@ async def _keep_chroma(stack: Stack, say: Say, first_delay: float) -> None:
             _say_cause(stack.chroma, say, killed=False)
             say(f"ChromaDB did not start: see {stack.chroma.log}", "yellow")
         else:
-            say("ChromaDB is back", "green")
+            say(f"ChromaDB is back (process {stack.chroma.pid})", "green")
 
 
 def how_it_ended(code: int) -> str:

@@ -64,7 +64,8 @@ scrape_configs:
   recorded. Prometheus keeps exemplars with `--enable-feature=exemplar-storage`.
 - **From zero.** Series whose label values are listed here exist from the start, and so do those of every RPC with every status code. So the first
   error of a kind is an increase. Only those of `kb_chromadb_request_duration_seconds` come with the first call of their kind: most pairs of its
-  labels never occur. A gauge that is not known yet is `NaN`, for which no comparison holds.
+  labels never occur. A gauge that is not known yet is `NaN`, for which no comparison holds; so is a
+  quantile or a share of nothing, where nothing happened in the window.
 - **Bounded.** A label has the values that are listed, or the bound that is stated. The only one with projects is that of
   `kb_chromadb_collection_size`.
 - **One process, one service.** Each shows its own metrics alone; the column *shown by* says which. Sums over both services, or over several query

@@ -94,7 +94,7 @@ async def test_every_target_is_scraped_and_every_rule_is_evaluated(tmp_path: Pat
 
 async def test_a_dead_chromadb_is_heard_of_at_once_and_silences_its_symptoms(tmp_path: Path, model_dir: Path) -> None:
     """The alert fires in Prometheus and reaches Alertmanager, where it suppresses the one on degraded answers; when ChromaDB is back it is over."""
-    settings = {"KB_SYMPTOM_RECOVERY": "1", "KB_RETRY_INITIAL": "0.01"}
+    settings = {"KB_BREAKER_RECOVERY": "1", "KB_RETRY_INITIAL": "0.01"}
     stack = Stack(tmp_path / "stack", model_dir, Ports.free(), settings=settings)
     try:
         await stack.start()

@@ -187,7 +187,7 @@ def test_up_says_which_port_is_taken(model_dir: Path, tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        options = [f"--{name}-port={free_port()}" for name in ("indexer", "indexer-http", "query-http", "chroma")]
+        options = [f"--{name}-port={free_port()}" for name in ("indexer", "indexer-http", "indexer-health", "query-http", "query-health", "chroma")]
         refused = _kb_now(tmp_path, _environment(), "up", "--data-dir", "data", "--model-dir", str(model_dir), *options, f"--query-port={port}")
 
     expected = f"kb: port {port} is taken: is another `kb up` running? Choose another with --query-port\n"

@@ -27,7 +27,7 @@ from google.protobuf import descriptor_pool
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from services.cli.stack.stack import Ports, Stack
+from services.cli.stack.stack import Stack
 from services.indexer import bootstrap as indexer_bootstrap
 from services.indexer.application.followers import Followers
 from services.query import bootstrap as query_bootstrap
@@ -41,6 +41,7 @@ from shared.observability.metrics import DEFINITIONS, REGISTRY, Definition
 from shared.rpc.channel import create_channel
 from shared.rpc.metrics import code_label
 from shared.watchdog import LoopWatchdog
+from tests.fixtures.stack import running_stack
 from tests.integration.test_follower import following, until
 from tests.observability.scrape import Scrape, scrape
 from tests.observability.story import DOCUMENTS, PROJECTS, SETTINGS, Story, tell
@@ -81,12 +82,8 @@ _ELSEWHERE = {
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def story(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> AsyncIterator[Story]:
     """What a stack of its own has shown."""
-    stack = Stack(tmp_path_factory.mktemp("story"), model_dir, Ports.free(), settings=SETTINGS)
-    await stack.start()
-    try:
+    async with running_stack(tmp_path_factory.mktemp("story"), model_dir, SETTINGS) as stack:
         yield await tell(stack)
-    finally:
-        await stack.stop()
 
 
 def of_service(service: str) -> list[Definition]:

@@ -14,13 +14,14 @@ import pytest
 import pytest_asyncio
 
 from services.cli.chaos.scrape import samples
-from services.cli.stack.stack import Ports, Stack
+from services.cli.stack.stack import Stack
 from services.query.canary_project import IndexerCanaryProject
 from shared.client import KnowledgeBeast, SearchMode, SearchQuery
 from shared.domain import DocumentId, DocumentInput, ProjectId
 from shared.errors import FailedPreconditionError
 from shared.golden.collection import canary, golden
 from shared.resilience.deadline import Deadline
+from tests.fixtures.stack import running_stack
 from tests.waiting import eventually
 
 PROJECT = "kb-canary"
@@ -39,12 +40,8 @@ SETTINGS = {
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def watched(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> AsyncIterator[Stack]:
     """A stack whose query service has a canary. A test leaves it as it found it."""
-    running = Stack(tmp_path_factory.mktemp("canary"), model_dir, Ports.free(), settings=SETTINGS)
-    await running.start()
-    try:
+    async with running_stack(tmp_path_factory.mktemp("canary"), model_dir, SETTINGS) as running:
         yield running
-    finally:
-        await running.stop()
 
 
 @pytest.fixture

@@ -3,31 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 
-import pytest
-
-from services.cli.main import main
-from tests.fakes.servers import FakeServices
-
-Kb = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def kb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Kb]:
-    """Runs a command with the addresses of two services in the environment: exit status, stdout, stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        printed = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, printed.out, printed.err
-
-    with FakeServices() as services:
-        monkeypatch.setenv("KB_INDEXER_ADDRESS", services.indexer)
-        monkeypatch.setenv("KB_QUERY_ADDRESS", services.query)
-        yield run
+from tests.unit.conftest import Kb
 
 
 def test_it_shows_what_both_services_log(kb: Kb) -> None:

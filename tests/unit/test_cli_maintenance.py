@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from google.protobuf import timestamp_pb2
 
-from services.cli.main import main
 from shared.client import KnowledgeBeast
 from shared.gen.knowledgebeast.common.v1 import verification_pb2
 from shared.gen.knowledgebeast.indexer.v1 import maintenance_pb2, project_pb2
 from tests.fakes.servers import FakeServices
+from tests.unit.conftest import Kb
 
-Kb = Callable[..., tuple[int, str, str]]
 Difference = verification_pb2.Difference
 
 
@@ -32,23 +30,6 @@ def services() -> Iterator[FakeServices]:
 
         asyncio.run(create())
         yield running
-
-
-@pytest.fixture
-def kb(services: FakeServices, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kb:
-    """Runs a command with the addresses in the environment: exit status, stdout, stderr."""
-    monkeypatch.setenv("KB_INDEXER_ADDRESS", services.indexer)
-    monkeypatch.setenv("KB_QUERY_ADDRESS", services.query)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        printed = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, printed.out, printed.err
-
-    return run
 
 
 def quarantined(project: str, number: int) -> maintenance_pb2.QuarantinedChunk:

@@ -4,43 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from services.cli.main import main
 from shared.client import KnowledgeBeast
 from shared.domain import DocumentId, DocumentInput, KeywordSettings
 from shared.gen.knowledgebeast.indexer.v1 import project_pb2
 from shared.gen.knowledgebeast.ops.v1 import status_pb2
 from tests.fakes.servers import FakeServices
-
-Kb = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def services() -> Iterator[FakeServices]:
-    """Both services in memory."""
-    with FakeServices() as running:
-        yield running
-
-
-@pytest.fixture
-def kb(services: FakeServices, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kb:
-    """Runs a command in an empty folder, with the addresses in the environment: exit status, stdout, stderr."""
-    monkeypatch.setenv("KB_INDEXER_ADDRESS", services.indexer)
-    monkeypatch.setenv("KB_QUERY_ADDRESS", services.query)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        printed = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, printed.out, printed.err
-
-    return run
+from tests.unit.conftest import Kb
 
 
 def write(services: FakeServices, *projects: str, documents: int = 2) -> None:
