@@ -6,6 +6,7 @@ Catalog, feed, follower and files are real, and so is the damage, which is done 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -337,6 +338,7 @@ class BeginsAnew:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._times = 0
+        self.begun = threading.Event()
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the replica has
         return getattr(self._replica, name)
@@ -347,15 +349,16 @@ class BeginsAnew:
         if self._times == 1:
             epoch = self._replica.project(project_id).project.epoch
             self._replica.apply_reset(project_id, Reset(ResetReason.NO_CURSOR, FeedStream.DOCUMENTS, epoch))
+            self.begun.set()
         return self._replica.inspect(project_id)
 
 
 async def test_a_copy_that_begins_anew_meanwhile_is_compared_when_it_is_whole(pair: Pair) -> None:
     """An empty copy has nothing wrong in it, and is not what was asked about."""
-    verify = VerifyReplica(BeginsAnew(pair.replica), pair.digests, pair.follower, "one")
+    copy = BeginsAnew(pair.replica)
+    verify = VerifyReplica(copy, pair.digests, pair.follower, "one")
     asked = asyncio.create_task(verify.run(PROJECT, Deadline.after(30), repair=False))
-    while pair.replica.project(PROJECT).contact_time is not None:  # the reset has been
-        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(copy.begun.wait, 20)
     pair.follower.watch_again(PROJECT, afresh=False)
     verification = await asked
     assert (verification.equal, verification.compared) == (True, CHUNKS)

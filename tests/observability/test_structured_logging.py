@@ -231,15 +231,15 @@ async def test_a_call_that_cannot_be_served_still_gets_its_id_back(logs: Logs, c
         (f"{QUERY}/Search", b"\xff", grpc.StatusCode.INVALID_ARGUMENT),
     ):
         request_id = new_id()
-        code, trailing = await call(channel, path, [body], metadata=(("x-request-id", request_id),))
-        assert (code, trailing["x-request-id"]) == (expected, request_id)
+        code, trailing = await call(channel, path, [body], timeout=20, metadata=(("x-request-id", request_id),))
+        assert (code, trailing.get("x-request-id")) == (expected, request_id)
         assert (await logs.of("query", "rpc", request_id))["code"] == expected.name
     project = f"p-{uuid.uuid4().hex[:8]}"
     await kb.create_project(project)
     token = (await kb.upsert(project, [DocumentInput(DocumentId("a"), "", "The lamp of the lighthouse.", {})])).consistency_token
     await kb.search(project, SearchQuery("lamp", at_least_as_fresh=token))
     searches = [search_request(project, f"who has lamp {number}") for number in range(60)]
-    outcomes = await asyncio.gather(*(call(channel, f"{QUERY}/Search", [body]) for body in searches))
+    outcomes = await asyncio.gather(*(call(channel, f"{QUERY}/Search", [body], timeout=20) for body in searches))
     made = [trailing["x-request-id"] for _, trailing in outcomes]
     assert len(set(made)) == len(made)
     shed = next(trailing["x-request-id"] for code, trailing in outcomes if code is grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -254,7 +254,7 @@ def search_request(project: str, text: str) -> bytes:
 @pytest.mark.parametrize("given", ["", "x" * 129])
 async def test_an_id_that_is_none_is_replaced(logs: Logs, channels: dict[str, grpc.aio.Channel], given: str) -> None:
     """Empty, or longer than any id: the service makes one, and says which."""
-    _, trailing = await call(channels["query"], f"{QUERY}/Search", [b""], metadata=(("x-request-id", given),))
+    _, trailing = await call(channels["query"], f"{QUERY}/Search", [b""], timeout=20, metadata=(("x-request-id", given),))
     assert re.fullmatch(r"[0-9a-f]{32}", trailing["x-request-id"])
     await logs.of("query", "rpc", trailing["x-request-id"])
 

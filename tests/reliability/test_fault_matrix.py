@@ -23,7 +23,7 @@ from services.cli.chaos.run import Runner
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAN = Plan(seconds=1.5, recovery=1.0, patience=60.0)
+PLAN = Plan(seconds=1.5, recovery=2.0, patience=60.0)
 # A silent feed is noticed after 2 s (14, 17, 20), a hung ChromaDB after five searches of a second (2, 3); a kill or a stop takes a start (10, 27).
 LONG = replace(PLAN, seconds=3.0)
 LONG_ROWS = frozenset({"2", "3", "10", "14", "17", "20", "27"})

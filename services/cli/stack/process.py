@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from shared.errors import FailedPreconditionError, UnavailableError
 LOG_LINES_IN_ERRORS = 20
 _LOG_TAIL_BYTES = 64 * 1024
 _READY_INTERVAL = 0.05  # seconds between two looks at readiness
+_LISTENING_PORTS = 15_000, 32_000
 _KILL_TIMEOUT = 10.0  # seconds; the kernel takes milliseconds unless a disk hangs
 
 # Runs in the child before the command replaces it: asks the kernel for SIGKILL when the parent dies (PR_SET_PDEATHSIG is 1, kept over exec), then
@@ -45,11 +47,15 @@ except OSError as error:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on now; another process may take it before the caller does."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface that nothing listens on now; another process may take it before the caller does.
+
+    Below those that Linux gives to outgoing connections (32768 and more), which would else take it as soon as it is let go.
+    """
+    while True:
+        port = random.randrange(*_LISTENING_PORTS)  # noqa: S311 - spreads, keeps no secret
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def check_port_free(port: int, advice: str) -> None:
