@@ -136,8 +136,11 @@ async def call(
         timeout: seconds.
         metadata: headers.
     """
-    start: Any = channel.stream_stream(f"/{path}")  # on the wire a unary call is a stream of one
-    made = start(iter(requests), timeout=timeout, metadata=tuple(metadata))
+    # On the wire a unary call is a stream of one. Sent as one message it goes with the call: written behind it, it would make the client say INTERNAL
+    # where the server has refused the call by then.
+    alone = len(requests) == 1
+    start: Any = channel.unary_stream(f"/{path}") if alone else channel.stream_stream(f"/{path}")
+    made = start(requests[0] if alone else iter(requests), timeout=timeout, metadata=tuple(metadata))
     try:
         async for _ in made:
             pass
